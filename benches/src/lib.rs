@@ -1,0 +1,1 @@
+//! Benchmarks of slabkv beside its peers.
