@@ -1,0 +1,93 @@
+//! The end of the process when the heap can no longer be trusted.
+//!
+//! A corrupted heap must not go on, and must not allocate on its way out: the
+//! message is put together on the stack and written with one `write`.
+
+/// Writes `slabkv: <what> (0x<value>)` to standard error and aborts.
+///
+/// `value` is the address or number that the message is about.
+#[cold]
+#[inline(never)]
+pub(crate) fn fatal(what: &'static str, value: usize) -> ! {
+    let mut message = Message {
+        bytes: [0; 160],
+        length: 0,
+    };
+    message.text("slabkv: ");
+    message.text(what);
+    message.text(" (0x");
+    message.hexadecimal(value);
+    message.text(")\n");
+    // SAFETY: The buffer is valid for `length` bytes. A write that fails leaves
+    // nothing better to try.
+    unsafe {
+        libc::write(
+            libc::STDERR_FILENO,
+            message.bytes.as_ptr().cast(),
+            message.length,
+        );
+        libc::abort()
+    }
+}
+
+struct Message {
+    bytes: [u8; 160],
+    length: usize,
+}
+
+impl Message {
+    /// Appends as much as there is room for.
+    fn text(&mut self, text: &str) {
+        for (to, from) in self.bytes.iter_mut().skip(self.length).zip(text.bytes()) {
+            *to = from;
+            self.length += 1;
+        }
+    }
+
+    fn hexadecimal(&mut self, value: usize) {
+        let digits = (usize::BITS - value.leading_zeros()).div_ceil(4).max(1);
+        for at in (0..digits).rev() {
+            let digit = (value >> (4 * at) & 0xf) as u8;
+            let letter = if digit < 10 {
+                b'0' + digit
+            } else {
+                b'a' + digit - 10
+            };
+            if let Some(to) = self.bytes.get_mut(self.length) {
+                *to = letter;
+                self.length += 1;
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn written(build: impl FnOnce(&mut Message)) -> String {
+        let mut message = Message {
+            bytes: [0; 160],
+            length: 0,
+        };
+        build(&mut message);
+        String::from_utf8(message.bytes[..message.length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn numbers_are_hexadecimal() {
+        for value in [0, 1, 9, 10, 15, 16, 0xdead_beef, usize::MAX] {
+            assert_eq!(written(|m| m.hexadecimal(value)), format!("{value:x}"));
+        }
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        let long = "x".repeat(300);
+        let text = written(|m| {
+            m.text(&long);
+            m.hexadecimal(7);
+        });
+        assert_eq!(text, "x".repeat(160));
+    }
+}
