@@ -1,7 +1,44 @@
-//! See the README.
+//! A slab and buddy allocator that gives memory back.
+//!
+//! # Words
+//!
+//! **page**: 4 KiB, the unit of the page heap. **page run**: consecutive pages
+//! handed out together. **chunk**: 2 MiB of address space, the unit of buddy
+//! bookkeeping. **size class**: what a request is rounded up to. **slab**: one
+//! page run cut into equal **slots** of one class. **bin**: an arena's slabs of
+//! one class, by occupancy. **arena**: bins and the way to the page heap, owned
+//! by one thread or one shard. **dirty page**: free, still resident. **purge**:
+//! give dirty pages back to the system. **punch**: purge the wholly free pages
+//! inside a live slab. **evacuate**: move every object out of a sparse slab
+//! into fuller ones.
+//!
+//! # Layers
+//!
+//! A file imports only from files above it; `tests/layers.rs` holds the order,
+//! and reads it from here.
+//!
+//! ```text
+//! words     fatal sync units size_class options
+//! system    os
+//! pages     metadata buddy decay page_map chunk page_heap
+//! objects   slab bin large remote_free evacuation
+//! arenas    stats local_arena arena
+//! threads   thread_cache thread
+//! engine    heap
+//! faces     global_alloc introspect
+//! ```
 
 // The layers that use these two stand above them.
 #[allow(dead_code)]
 mod fatal;
 #[allow(dead_code)]
 mod sync;
+
+pub mod local_arena;
+pub mod options;
+pub mod os;
+pub mod size_class;
+pub mod units;
+
+pub use local_arena::LocalArena;
+pub use options::{ArenaOptions, Classes};
