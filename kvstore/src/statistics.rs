@@ -1,0 +1,159 @@
+//! Figures that the keyspace keeps about itself.
+//!
+//! Each shard keeps its own; sums are made on request, under the shards' locks.
+
+use std::ops::AddAssign;
+
+/// Where the bytes of the shards' arenas are. The parts add up to what is resident.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryBreakdown {
+    /// Keys, as sent.
+    pub key_bytes: u64,
+    /// Values, as stored: an integer counts 1, 2, 4 or 8.
+    pub value_bytes: u64,
+    /// Flags, lengths and expiries of the entries.
+    pub header_bytes: u64,
+    /// Rounding of entries up to their size class.
+    pub rounding_bytes: u64,
+    /// Segments and directories of the tables.
+    pub table_bytes: u64,
+    /// Free slots and tails of resident slabs.
+    pub free_slot_bytes: u64,
+    /// Free pages not yet given back.
+    pub dirty_bytes: u64,
+    /// Records of the arenas.
+    pub metadata_bytes: u64,
+}
+
+impl MemoryBreakdown {
+    /// What the data takes, in Redis's sense of used memory: everything but free slots, dirty pages
+    /// and the arenas' records.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.key_bytes
+            + self.value_bytes
+            + self.header_bytes
+            + self.rounding_bytes
+            + self.table_bytes
+    }
+
+    /// What is resident.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        self.used_bytes() + self.free_slot_bytes + self.dirty_bytes + self.metadata_bytes
+    }
+}
+
+impl AddAssign for MemoryBreakdown {
+    fn add_assign(&mut self, other: Self) {
+        self.key_bytes += other.key_bytes;
+        self.value_bytes += other.value_bytes;
+        self.header_bytes += other.header_bytes;
+        self.rounding_bytes += other.rounding_bytes;
+        self.table_bytes += other.table_bytes;
+        self.free_slot_bytes += other.free_slot_bytes;
+        self.dirty_bytes += other.dirty_bytes;
+        self.metadata_bytes += other.metadata_bytes;
+    }
+}
+
+/// What compaction has done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompactionLedger {
+    /// Slabs chosen to be emptied.
+    pub victims: u64,
+    /// Of these, slabs that were emptied and given back.
+    pub victims_released: u64,
+    /// Entries and segments moved.
+    pub moved_objects: u64,
+    /// Bytes of the slots moved.
+    pub moved_bytes: u64,
+    /// Pages that came free.
+    pub freed_pages: u64,
+    /// Slices run.
+    pub slices: u64,
+    /// Time spent in slices, in nanoseconds.
+    pub time_ns: u64,
+    /// The longest slice, in nanoseconds.
+    pub longest_slice_ns: u64,
+    /// Times that nothing was done because the waste was below the target.
+    pub skipped_below_target: u64,
+    /// Times that nothing was done because deletes had not paused yet.
+    pub skipped_while_deleting: u64,
+    /// Times that work ended because no slab's survivors fit into fuller ones.
+    pub skipped_no_victim: u64,
+}
+
+impl AddAssign for CompactionLedger {
+    fn add_assign(&mut self, other: Self) {
+        self.victims += other.victims;
+        self.victims_released += other.victims_released;
+        self.moved_objects += other.moved_objects;
+        self.moved_bytes += other.moved_bytes;
+        self.freed_pages += other.freed_pages;
+        self.slices += other.slices;
+        self.time_ns += other.time_ns;
+        self.longest_slice_ns = self.longest_slice_ns.max(other.longest_slice_ns);
+        self.skipped_below_target += other.skipped_below_target;
+        self.skipped_while_deleting += other.skipped_while_deleting;
+        self.skipped_no_victim += other.skipped_no_victim;
+    }
+}
+
+/// Counters since the start or the last [`reset`](crate::Locked::reset_statistics).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Lookups that found the key and were asked to count.
+    pub hits: u64,
+    /// Lookups that did not find the key and were asked to count.
+    pub misses: u64,
+    /// Keys removed because their time had come.
+    pub expired: u64,
+    /// Keys removed to make room.
+    pub evicted: u64,
+}
+
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Self) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.expired += other.expired;
+        self.evicted += other.evicted;
+    }
+}
+
+/// A sum over shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Keys in all databases.
+    pub keys: u64,
+    /// Keys with an expiry in all databases.
+    pub volatile_keys: u64,
+    /// Counters.
+    pub counters: Counters,
+    /// Where the memory is.
+    pub memory: MemoryBreakdown,
+    /// What compaction did.
+    pub compaction: CompactionLedger,
+}
+
+impl AddAssign for Statistics {
+    fn add_assign(&mut self, other: Self) {
+        self.keys += other.keys;
+        self.volatile_keys += other.volatile_keys;
+        self.counters += other.counters;
+        self.memory += other.memory;
+        self.compaction += other.compaction;
+    }
+}
+
+/// One database, as INFO's keyspace section shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DbStatistics {
+    /// Keys.
+    pub keys: u64,
+    /// Keys with an expiry.
+    pub volatile_keys: u64,
+    /// Mean time left of the keys with an expiry, in milliseconds, from a sample; 0 if unknown.
+    pub avg_ttl_ms: u64,
+}

@@ -1,0 +1,124 @@
+//! The operations of a database, one by one.
+
+use kvstore::{
+    Decimal, Keyspace, KeyspaceOptions, NewExpiry, NewValue, ScanCursor, StringRef, Touch,
+    UpdateError, ValueRef, WatchFlag,
+};
+
+fn keyspace() -> Keyspace {
+    Keyspace::new(&KeyspaceOptions {
+        shards: 3,
+        seed: 7,
+        ..KeyspaceOptions::default()
+    })
+    .expect("options are valid")
+}
+
+fn text(keyspace: &Keyspace, key: &[u8]) -> Option<String> {
+    let key = keyspace.key(key);
+    let mut locked = keyspace.lock_all();
+    let mut db = locked.db(0, 1_000);
+    db.get(&key, Touch::NONE).map(|value| match value {
+        ValueRef::String(string) => {
+            String::from_utf8_lossy(string.as_bytes(&mut Decimal::new())).into_owned()
+        }
+        other => panic!("{other:?} is no string"),
+    })
+}
+
+#[test]
+fn strings_and_integers_read_back() {
+    let keyspace = keyspace();
+    let key = keyspace.key(b"k");
+    let mut locked = keyspace.lock_all();
+    let mut db = locked.db(0, 0);
+    db.set(&key, NewValue::String(b"12"), NewExpiry::None)
+        .expect("memory");
+    assert_eq!(
+        db.get(&key, Touch::NONE),
+        Some(ValueRef::String(StringRef::Int(12)))
+    );
+    assert_eq!(db.increment(&key, 30), Ok(42));
+    assert_eq!(db.append(&key, b"!"), Ok(3));
+    assert_eq!(db.increment(&key, 1), Err(UpdateError::NotAnInteger));
+    assert_eq!(db.set_range(&key, 5, b"x"), Ok(6));
+    drop(locked);
+    assert_eq!(text(&keyspace, b"k").as_deref(), Some("42!\0\0x"));
+}
+
+#[test]
+fn an_expired_key_is_gone_everywhere() {
+    let keyspace = keyspace();
+    let key = keyspace.key(b"k");
+    let flag = WatchFlag::new();
+    let mut locked = keyspace.lock_all();
+    locked
+        .db(0, 0)
+        .set(&key, NewValue::String(b"v"), NewExpiry::At(10))
+        .expect("memory");
+    locked.db(0, 0).watch(&key, &flag);
+    assert!(locked.db(0, 10).exists(&key, Touch::READ));
+    assert!(!flag.is_raised());
+    assert!(!locked.db(0, 11).exists(&key, Touch::READ));
+    assert!(flag.is_raised());
+    assert_eq!(locked.db(0, 0).len(), 0);
+    let counters = locked.statistics().counters;
+    assert_eq!(
+        (counters.hits, counters.misses, counters.expired),
+        (1, 1, 1)
+    );
+}
+
+#[test]
+fn rename_copy_and_move_carry_value_and_expiry() {
+    let keyspace = keyspace();
+    let (a, b) = (keyspace.key(b"a"), keyspace.key(b"b"));
+    let mut locked = keyspace.lock_all();
+    let mut db = locked.db(0, 0);
+    db.set(&a, NewValue::String(b"v"), NewExpiry::At(100))
+        .expect("memory");
+    assert_eq!(db.rename(&a, &b), Ok(true));
+    assert_eq!(db.rename(&a, &b), Ok(false));
+    assert_eq!(db.expiry(&b), Some(Some(100)));
+    assert_eq!(db.copy(&b, 5, &a), Ok(true));
+    assert_eq!(db.move_to(&b, 5), Ok(true));
+    assert!(db.is_empty());
+    let mut db = locked.db(5, 0);
+    assert_eq!(db.len(), 2);
+    assert!(db.persist(&b));
+    assert_eq!(
+        (db.expiry(&a), db.expiry(&b)),
+        (Some(Some(100)), Some(None))
+    );
+    locked.swap_databases(0, 5);
+    assert_eq!((locked.db(0, 0).len(), locked.db(5, 0).len()), (2, 0));
+    locked.clear_all();
+    assert_eq!(locked.statistics().keys, 0);
+}
+
+#[test]
+fn a_scan_sees_every_key_once() {
+    let keyspace = keyspace();
+    let mut locked = keyspace.lock_all();
+    let mut db = locked.db(0, 0);
+    for n in 0..500 {
+        let key = format!("key:{n}");
+        db.set(
+            &keyspace.key(key.as_bytes()),
+            NewValue::Int(n),
+            NewExpiry::None,
+        )
+        .expect("memory");
+    }
+    let (mut seen, mut cursor) = (Vec::new(), ScanCursor::START);
+    loop {
+        cursor = db.scan(cursor, 7, |key, _| seen.push(key.to_vec()));
+        if cursor == ScanCursor::START {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 500);
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 500);
+}
