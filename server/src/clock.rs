@@ -1,0 +1,152 @@
+//! Time: Unix time for expiry and for people, and a counter of ticks that costs a few nanoseconds to read, for the
+//! durations of commands.
+//!
+//! On x86-64 with an invariant time stamp counter a tick is one cycle of that counter, whose rate is found by
+//! comparing it with the monotonic clock since the start, the longer the better. Elsewhere a tick is a nanosecond of
+//! the monotonic clock.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Microseconds of Unix time, now. A system clock set before 1970 reads as 0.
+pub(crate) fn unix_us() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds of Unix time, now.
+#[inline]
+pub(crate) fn unix_ms() -> u64 {
+    kvstore::clock::now_ms()
+}
+
+/// A reading of the tick counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticks(u64);
+
+impl Ticks {
+    /// Now.
+    #[inline]
+    pub(crate) fn now() -> Self {
+        Self(source::read())
+    }
+
+    /// Ticks from `earlier` until this reading; 0 if that lies after it.
+    #[inline]
+    pub(crate) fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Where the counters stood at the start.
+struct Origin {
+    ticks: Ticks,
+    instant: Instant,
+}
+
+static ORIGIN: OnceLock<Origin> = OnceLock::new();
+
+/// Notes where the counters stand. Called first thing by `main`; any conversion calls it if nobody did.
+pub(crate) fn start() {
+    ORIGIN.get_or_init(|| Origin { ticks: Ticks::now(), instant: Instant::now() });
+}
+
+/// Time since [`start`].
+pub(crate) fn uptime() -> Duration {
+    start();
+    ORIGIN.get().map_or(Duration::ZERO, |origin| origin.instant.elapsed())
+}
+
+/// How many nanoseconds a tick lasts, as measured from the start until now.
+pub(crate) fn ns_per_tick() -> f64 {
+    if !source::is_counter() {
+        return 1.0;
+    }
+    start();
+    let Some(origin) = ORIGIN.get() else { return 1.0 };
+    // Within the first milliseconds the comparison would be too coarse: wait for it.
+    loop {
+        let ns = origin.instant.elapsed().as_nanos();
+        let ticks = Ticks::now().since(origin.ticks);
+        if ns >= 2_000_000 && ticks > 0 {
+            return ns as f64 / ticks as f64;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod source {
+    use std::arch::x86_64::{__cpuid, _rdtsc};
+    use std::sync::atomic::{AtomicU8, Ordering};
+    use std::time::Instant;
+
+    const UNKNOWN: u8 = 0;
+    const COUNTER: u8 = 1;
+    const MONOTONIC: u8 = 2;
+
+    static KIND: AtomicU8 = AtomicU8::new(UNKNOWN);
+
+    #[inline]
+    pub(super) fn read() -> u64 {
+        if is_counter() {
+            // SAFETY: every x86-64 processor has RDTSC; it only reads a register.
+            unsafe { _rdtsc() }
+        } else {
+            monotonic_ns()
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_counter() -> bool {
+        // Relaxed: the value is a pure function of the processor, whoever computes it.
+        match KIND.load(Ordering::Relaxed) {
+            UNKNOWN => detect(),
+            kind => kind == COUNTER,
+        }
+    }
+
+    /// Whether the counter runs at one rate in all power states (leaf 8000_0007h, EDX bit 8).
+    #[cold]
+    fn detect() -> bool {
+        let invariant =
+            __cpuid(0x8000_0000).eax >= 0x8000_0007 && __cpuid(0x8000_0007).edx & (1 << 8) != 0;
+        KIND.store(if invariant { COUNTER } else { MONOTONIC }, Ordering::Relaxed);
+        invariant
+    }
+
+    fn monotonic_ns() -> u64 {
+        static BASE: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        u64::try_from(BASE.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod source {
+    use std::time::Instant;
+
+    pub(super) fn read() -> u64 {
+        static BASE: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        u64::try_from(BASE.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn is_counter() -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_measure_real_time() {
+        start();
+        let (began, instant) = (Ticks::now(), Instant::now());
+        std::thread::sleep(Duration::from_millis(30));
+        let (ticks, ns) = (Ticks::now().since(began), instant.elapsed().as_nanos() as f64);
+        let measured = ticks as f64 * ns_per_tick();
+        assert!((measured / ns - 1.0).abs() < 0.1, "{measured} ns by ticks, {ns} ns by the clock");
+        assert_eq!(began.since(Ticks::now()), 0);
+    }
+}

@@ -1,0 +1,22 @@
+//! Commands: the table that describes them, the way a request goes to its handler, and the handlers.
+//!
+//! A handler is a function of a [`Context`](context::Context) and the arguments. The context holds the locked shards,
+//! the session, the reply and read-only views of the rest; a handler never sees the server or a socket.
+
+pub(crate) mod args;
+pub(crate) mod connection;
+pub(crate) mod context;
+pub(crate) mod dispatch;
+pub(crate) mod error;
+pub(crate) mod lookup;
+pub(crate) mod table;
+
+use args::Args;
+use context::Context;
+use error::CommandError;
+
+/// What a handler comes to. It has written its reply unless it fails.
+pub(crate) type CommandResult = Result<(), CommandError>;
+
+/// What runs a command.
+pub(crate) type Handler = fn(&mut Context<'_>, Args<'_>) -> CommandResult;

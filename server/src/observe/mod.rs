@@ -1,0 +1,3 @@
+//! What the server can say about itself.
+
+pub(crate) mod stats;
