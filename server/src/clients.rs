@@ -106,7 +106,8 @@ impl Client {
         let mut labels = self.labels.lock();
         let mut next = labels.take().unwrap_or_default();
         change(&mut next);
-        let blank = next.name.is_empty() && next.library.is_empty() && next.library_version.is_empty();
+        let blank =
+            next.name.is_empty() && next.library.is_empty() && next.library_version.is_empty();
         *labels = (!blank).then_some(next);
     }
 }
@@ -128,7 +129,10 @@ pub(crate) struct Mailbox {
 impl Mailbox {
     /// An empty mailbox whose owner is woken through `waker`.
     pub(crate) fn new(waker: Waker) -> Self {
-        Self { messages: Mutex::new(Vec::new()), waker }
+        Self {
+            messages: Mutex::new(Vec::new()),
+            waker,
+        }
     }
 
     /// Leaves a message and wakes the owner.
@@ -169,9 +173,17 @@ impl Clients {
     pub(crate) fn new(mailboxes: Vec<Mailbox>) -> Self {
         let desks = mailboxes
             .into_iter()
-            .map(|mailbox| Desk { clients: Mutex::new(BTreeMap::new()), count: AtomicUsize::new(0), mailbox })
+            .map(|mailbox| Desk {
+                clients: Mutex::new(BTreeMap::new()),
+                count: AtomicUsize::new(0),
+                mailbox,
+            })
             .collect();
-        Self { desks, next_id: AtomicU64::new(1), count: AtomicUsize::new(0) }
+        Self {
+            desks,
+            next_id: AtomicU64::new(1),
+            count: AtomicUsize::new(0),
+        }
     }
 
     /// Number of workers.
@@ -206,10 +218,19 @@ impl Clients {
     }
 
     /// Registers an admitted client of `worker`.
-    pub(crate) fn register(&self, worker: usize, fd: i32, endpoints: Endpoints, now_ms: u64) -> Arc<Client> {
+    pub(crate) fn register(
+        &self,
+        worker: usize,
+        fd: i32,
+        endpoints: Endpoints,
+        now_ms: u64,
+    ) -> Arc<Client> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let client = Arc::new(Client::new(id, worker, fd, endpoints, now_ms));
-        self.desks[worker].clients.lock().insert(id, Arc::clone(&client));
+        self.desks[worker]
+            .clients
+            .lock()
+            .insert(id, Arc::clone(&client));
         client
     }
 
@@ -224,7 +245,11 @@ impl Clients {
 
     /// All clients, in order of connection.
     pub(crate) fn all(&self) -> Vec<Arc<Client>> {
-        let mut all: Vec<_> = self.desks.iter().flat_map(|desk| desk.clients.lock().values().cloned().collect::<Vec<_>>()).collect();
+        let mut all: Vec<_> = self
+            .desks
+            .iter()
+            .flat_map(|desk| desk.clients.lock().values().cloned().collect::<Vec<_>>())
+            .collect();
         all.sort_by_key(|client| client.id);
         all
     }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Microseconds of Unix time, now. A system clock set before 1970 reads as 0.
 pub(crate) fn unix_us() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
     u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
 }
 
@@ -48,13 +50,18 @@ static ORIGIN: OnceLock<Origin> = OnceLock::new();
 
 /// Notes where the counters stand. Called first thing by `main`; any conversion calls it if nobody did.
 pub(crate) fn start() {
-    ORIGIN.get_or_init(|| Origin { ticks: Ticks::now(), instant: Instant::now() });
+    ORIGIN.get_or_init(|| Origin {
+        ticks: Ticks::now(),
+        instant: Instant::now(),
+    });
 }
 
 /// Time since [`start`].
 pub(crate) fn uptime() -> Duration {
     start();
-    ORIGIN.get().map_or(Duration::ZERO, |origin| origin.instant.elapsed())
+    ORIGIN
+        .get()
+        .map_or(Duration::ZERO, |origin| origin.instant.elapsed())
 }
 
 /// How many nanoseconds a tick lasts, as measured from the start until now.
@@ -63,7 +70,9 @@ pub(crate) fn ns_per_tick() -> f64 {
         return 1.0;
     }
     start();
-    let Some(origin) = ORIGIN.get() else { return 1.0 };
+    let Some(origin) = ORIGIN.get() else {
+        return 1.0;
+    };
     // Within the first milliseconds the comparison would be too coarse: wait for it.
     loop {
         let ns = origin.instant.elapsed().as_nanos();
@@ -111,7 +120,10 @@ mod source {
     fn detect() -> bool {
         let invariant =
             __cpuid(0x8000_0000).eax >= 0x8000_0007 && __cpuid(0x8000_0007).edx & (1 << 8) != 0;
-        KIND.store(if invariant { COUNTER } else { MONOTONIC }, Ordering::Relaxed);
+        KIND.store(
+            if invariant { COUNTER } else { MONOTONIC },
+            Ordering::Relaxed,
+        );
         invariant
     }
 
@@ -144,9 +156,15 @@ mod tests {
         start();
         let (began, instant) = (Ticks::now(), Instant::now());
         std::thread::sleep(Duration::from_millis(30));
-        let (ticks, ns) = (Ticks::now().since(began), instant.elapsed().as_nanos() as f64);
+        let (ticks, ns) = (
+            Ticks::now().since(began),
+            instant.elapsed().as_nanos() as f64,
+        );
         let measured = ticks as f64 * ns_per_tick();
-        assert!((measured / ns - 1.0).abs() < 0.1, "{measured} ns by ticks, {ns} ns by the clock");
+        assert!(
+            (measured / ns - 1.0).abs() < 0.1,
+            "{measured} ns by ticks, {ns} ns by the clock"
+        );
         assert_eq!(began.since(Ticks::now()), 0);
     }
 }

@@ -15,6 +15,8 @@
 //! | commands | `commands` |
 //! | engine | `worker`, then `server`, then `main` |
 
+#![allow(dead_code)]
+
 mod clients;
 mod clock;
 mod commands;
@@ -34,7 +36,10 @@ fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         if word == "--port" {
-            config.port = words.next().and_then(|port| port.parse().ok()).unwrap_or(config.port);
+            config.port = words
+                .next()
+                .and_then(|port| port.parse().ok())
+                .unwrap_or(config.port);
         }
     }
     match server::serve(config) {

@@ -33,15 +33,32 @@ pub(crate) fn serve(config: Config) -> io::Result<()> {
         let waker = Waker::new(&poller, WAKER_TOKEN)?;
         parts.push((poller, waker));
     }
-    let mailboxes = parts.iter().map(|(_, waker)| Mailbox::new(waker.clone())).collect();
+    let mailboxes = parts
+        .iter()
+        .map(|(_, waker)| Mailbox::new(waker.clone()))
+        .collect();
     let commands = CommandTable::new(COMMANDS);
-    let stats = (0..workers).map(|_| Arc::new(WorkerStats::new(commands.len()))).collect();
+    let stats = (0..workers)
+        .map(|_| Arc::new(WorkerStats::new(commands.len())))
+        .collect();
     let listener = TcpListener::bind(("127.0.0.1", config.port))?;
-    let services = Arc::new(Services { config, keyspace, commands, clients: Clients::new(mailboxes), stats });
+    let services = Arc::new(Services {
+        config,
+        keyspace,
+        commands,
+        clients: Clients::new(mailboxes),
+        stats,
+    });
     let stop = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     for (index, (poller, waker)) in parts.into_iter().enumerate() {
-        let worker = Worker::new(index, Arc::clone(&services), Arc::clone(&stop), poller, waker);
+        let worker = Worker::new(
+            index,
+            Arc::clone(&services),
+            Arc::clone(&stop),
+            poller,
+            waker,
+        );
         let builder = std::thread::Builder::new().name(format!("worker-{index}"));
         threads.push(builder.spawn(move || worker.run())?);
     }
@@ -49,9 +66,15 @@ pub(crate) fn serve(config: Config) -> io::Result<()> {
         let (stream, peer) = listener.accept()?;
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        let endpoints = Endpoints::Tcp { peer, local: stream.local_addr()? };
+        let endpoints = Endpoints::Tcp {
+            peer,
+            local: stream.local_addr()?,
+        };
         let worker = services.clients.idlest_worker();
         services.clients.admit(worker, usize::MAX);
-        services.clients.mailbox(worker).send(Message::Connection(OwnedFd::from(stream), endpoints));
+        services
+            .clients
+            .mailbox(worker)
+            .send(Message::Connection(OwnedFd::from(stream), endpoints));
     }
 }

@@ -21,7 +21,7 @@ use crate::commands::context::{Context, Services};
 use crate::commands::dispatch;
 use crate::commands::lookup::Found;
 use crate::net::connection::{Connection, Partial, ReadOutcome};
-use crate::net::poll::{Interest, Poller, Waker};
+use crate::net::poll::{Events, Interest, Poller, Waker};
 use crate::net::socket::Endpoints;
 use crate::resp::parse::{Limits, Parser, Progress, ProtocolError, Span};
 use crate::resp::reply::Reply;
@@ -97,18 +97,32 @@ impl Worker {
         poller: Poller,
         waker: Waker,
     ) -> Self {
-        let scratch = Scratch { input: vec![0; READ_BYTES], spans: Vec::new(), reply: Reply::new() };
-        Self { index, services, stop, poller, waker, peers: Vec::new(), free: Vec::new(), generation: 0, scratch }
+        let scratch = Scratch {
+            input: vec![0; READ_BYTES],
+            spans: Vec::new(),
+            reply: Reply::new(),
+        };
+        Self {
+            index,
+            services,
+            stop,
+            poller,
+            waker,
+            peers: Vec::new(),
+            free: Vec::new(),
+            generation: 0,
+            scratch,
+        }
     }
 
     /// Serves until it is told to stop.
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut due = Some(Instant::now());
+        let mut events = Events::new();
         while !self.stop.load(Ordering::Acquire) {
             let timeout = due.map(|at| at.saturating_duration_since(Instant::now()));
-            let count = self.poller.wait(timeout)?;
-            for index in 0..count {
-                let Some(ready) = self.poller.ready(index) else { continue };
+            self.poller.wait(&mut events, timeout)?;
+            for ready in events.iter() {
                 if ready.token == WAKER_TOKEN {
                     self.waker.drain();
                     self.receive();
@@ -116,7 +130,7 @@ impl Worker {
                     self.serve(ready.token, ready.read, ready.write);
                 }
             }
-            if count > 0 || due.is_some_and(|at| at <= Instant::now()) {
+            if events.iter().len() > 0 || due.is_some_and(|at| at <= Instant::now()) {
                 due = self.maintain();
             }
         }
@@ -139,7 +153,10 @@ impl Worker {
         });
         self.generation = self.generation.wrapping_add(1) & 0x7fff_ffff;
         let token = u64::from(self.generation) << 32 | place as u64;
-        let client = self.services.clients.register(self.index, socket.as_raw_fd(), endpoints, unix_ms());
+        let client =
+            self.services
+                .clients
+                .register(self.index, socket.as_raw_fd(), endpoints, unix_ms());
         if self.poller.add(&socket, token, Interest::READ).is_err() {
             self.services.clients.unregister(&client);
             self.free.push(place);
@@ -147,16 +164,31 @@ impl Worker {
         }
         let session = Session::new(client, true);
         let connection = Connection::new(socket);
-        self.peers[place] = Some(Box::new(Peer { connection, session, interest: Interest::READ, token }));
+        self.peers[place] = Some(Box::new(Peer {
+            connection,
+            session,
+            interest: Interest::READ,
+            token,
+        }));
     }
 
     fn serve(&mut self, token: u64, read: bool, write: bool) {
         let place = (token & 0xffff_ffff) as usize;
-        let Some(Some(peer)) = self.peers.get_mut(place) else { return };
+        let Some(Some(peer)) = self.peers.get_mut(place) else {
+            return;
+        };
         if peer.token != token {
             return;
         }
-        let outcome = serve_peer(peer, &mut self.scratch, &self.services, self.index, &self.poller, read, write);
+        let outcome = serve_peer(
+            peer,
+            &mut self.scratch,
+            &self.services,
+            self.index,
+            &self.poller,
+            read,
+            write,
+        );
         if let Err(end) = outcome {
             if let End::Failed(_error) = end {}
             let _ = self.poller.remove(&peer.connection);
@@ -200,9 +232,19 @@ fn serve_peer(
                     return Err(End::Closed);
                 }
                 if let ReadOutcome::Bytes(count) = outcome {
-                    let Scratch { input, spans, reply } = scratch;
+                    let Scratch {
+                        input,
+                        spans,
+                        reply,
+                    } = scratch;
                     spans.clear();
-                    let mut round = Round { peer, spans, reply, services, worker };
+                    let mut round = Round {
+                        peer,
+                        spans,
+                        reply,
+                        services,
+                        worker,
+                    };
                     let input = &mut input[..count];
                     if let Some(left) = round.process(input, Parser::default())? {
                         let bytes = input[left.start..].to_vec();
@@ -214,9 +256,20 @@ fn serve_peer(
                 ReadOutcome::Closed => return Err(End::Closed),
                 ReadOutcome::Blocked => peer.connection.partial = Some(partial),
                 ReadOutcome::Bytes(_) => {
-                    let Partial { mut bytes, mut spans, parser, .. } = *partial;
+                    let Partial {
+                        mut bytes,
+                        mut spans,
+                        parser,
+                        ..
+                    } = *partial;
                     let reply = &mut scratch.reply;
-                    let mut round = Round { peer, spans: &mut spans, reply, services, worker };
+                    let mut round = Round {
+                        peer,
+                        spans: &mut spans,
+                        reply,
+                        services,
+                        worker,
+                    };
                     if let Some(left) = round.process(&mut bytes, parser)? {
                         bytes.drain(..left.start);
                         round.keep(bytes, left);
@@ -270,7 +323,11 @@ impl Round<'_> {
                 bulk_max_bytes: self.services.config.bulk_max_bytes.load(Ordering::Relaxed),
                 unauthenticated: !self.peer.session.authenticated,
             };
-            let batch_max = if limits.unauthenticated { 1 } else { BATCH_COMMANDS };
+            let batch_max = if limits.unauthenticated {
+                1
+            } else {
+                BATCH_COMMANDS
+            };
             let mut ends: SmallVec<[usize; BATCH_COMMANDS]> = SmallVec::new();
             let mut stop = None;
             while ends.len() < batch_max {
@@ -298,7 +355,13 @@ impl Round<'_> {
             match stop {
                 None => {}
                 Some(Ok(_)) if start == input.len() => return Ok(None),
-                Some(Ok(missing)) => return Ok(Some(Leftover { start, parser, missing })),
+                Some(Ok(missing)) => {
+                    return Ok(Some(Leftover {
+                        start,
+                        parser,
+                        missing,
+                    }));
+                }
                 Some(Err(error)) => {
                     self.refuse(error);
                     return Ok(None);
@@ -319,7 +382,9 @@ impl Round<'_> {
             for &end in ends {
                 let args = Args::new(input, &self.spans[from..end]);
                 if let Found::Command(command) = services.commands.find(args) {
-                    command.each_key(args, |at| hashes.push(services.keyspace.key(args.get(at)).hash()));
+                    command.each_key(args, |at| {
+                        hashes.push(services.keyspace.key(args.get(at)).hash())
+                    });
                 }
                 from = end;
             }
@@ -352,7 +417,8 @@ impl Round<'_> {
 
     /// Tells the client that its request cannot be understood, and closes the connection.
     fn refuse(&mut self, error: ProtocolError) {
-        self.reply.error(format!("ERR Protocol error: {error}").as_bytes());
+        self.reply
+            .error(format!("ERR Protocol error: {error}").as_bytes());
         self.peer.session.fate = Fate::CloseAfterReply;
     }
 
@@ -364,6 +430,11 @@ impl Round<'_> {
         for span in &mut spans {
             span.start -= left.start;
         }
-        self.peer.connection.partial = Some(Box::new(Partial { bytes, spans, parser, missing: left.missing }));
+        self.peer.connection.partial = Some(Box::new(Partial {
+            bytes,
+            spans,
+            parser,
+            missing: left.missing,
+        }));
     }
 }

@@ -16,7 +16,11 @@ impl<'a> Args<'a> {
     /// The arguments that `spans` mark in `bytes`.
     #[inline]
     pub(crate) fn new(bytes: &'a [u8], spans: &'a [Span]) -> Self {
-        Self { bytes, spans, keys: &[] }
+        Self {
+            bytes,
+            spans,
+            keys: &[],
+        }
     }
 
     /// The same arguments with the keys that were found among them.
@@ -51,12 +55,15 @@ impl<'a> Args<'a> {
     /// Whether argument `index` exists and equals `word`, which is in lower case, without regard to case.
     #[inline]
     pub(crate) fn is(self, index: usize, word: &str) -> bool {
-        self.try_get(index).is_some_and(|argument| argument.eq_ignore_ascii_case(word.as_bytes()))
+        self.try_get(index)
+            .is_some_and(|argument| argument.eq_ignore_ascii_case(word.as_bytes()))
     }
 
     /// The arguments from `start` on.
     pub(crate) fn from(self, start: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone {
-        self.spans[start.min(self.spans.len())..].iter().map(move |span| &self.bytes[span.start..span.start + span.len])
+        self.spans[start.min(self.spans.len())..]
+            .iter()
+            .map(move |span| &self.bytes[span.start..span.start + span.len])
     }
 
     /// Key `index` in the order in which the command's key specs find them.

@@ -20,7 +20,9 @@ pub(crate) fn run(ctx: &mut Context<'_>, args: Args<'_>) {
     match table.find(args) {
         Found::Command(command) => run_command(ctx, command, args),
         Found::UnknownCommand => reject(ctx, None, &unknown_command(args)),
-        Found::UnknownSubcommand(container) => reject(ctx, Some(container), &unknown_subcommand(container, args)),
+        Found::UnknownSubcommand(container) => {
+            reject(ctx, Some(container), &unknown_subcommand(container, args))
+        }
     }
 }
 
@@ -66,21 +68,29 @@ pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) {
 /// The shards of these keys.
 pub(crate) fn shards_of(ctx: &Context<'_>, keys: &[Key<'_>]) -> ShardSet {
     let keyspace = &ctx.services.keyspace;
-    keys.iter().fold(ShardSet::EMPTY, |set, key| set.union(keyspace.shard_of(key.hash())))
+    keys.iter().fold(ShardSet::EMPTY, |set, key| {
+        set.union(keyspace.shard_of(key.hash()))
+    })
 }
 
 /// The shards of all queued commands and of all watched keys.
 fn transaction_shards(ctx: &Context<'_>) -> ShardSet {
     let keyspace = &ctx.services.keyspace;
     let mut set = ShardSet::EMPTY;
-    let queue = ctx.session.transaction.iter().flat_map(|transaction| &transaction.queue);
+    let queue = ctx
+        .session
+        .transaction
+        .iter()
+        .flat_map(|transaction| &transaction.queue);
     for queued in queue {
         let command = ctx.services.commands.get(queued.command);
         if command.spec.locking != Locking::Keys {
             return keyspace.all_shards();
         }
         let args = Args::new(&queued.bytes, &queued.spans);
-        command.each_key(args, |at| set = set.union(keyspace.shard_of(keyspace.key(args.get(at)).hash())));
+        command.each_key(args, |at| {
+            set = set.union(keyspace.shard_of(keyspace.key(args.get(at)).hash()))
+        });
     }
     for (_, key) in ctx.session.watch.iter().flat_map(|watch| &watch.keys) {
         set = set.union(keyspace.shard_of(keyspace.key(key).hash()));
@@ -91,13 +101,19 @@ fn transaction_shards(ctx: &Context<'_>) -> ShardSet {
 /// What is checked of every command before it runs or is queued.
 fn check(ctx: &Context<'_>, command: &Command, args: Args<'_>) -> Result<(), CommandError> {
     if !command.takes(args.len()) {
-        return Err(format!("ERR wrong number of arguments for '{}' command", command.name).into());
+        return Err(format!(
+            "ERR wrong number of arguments for '{}' command",
+            command.name
+        )
+        .into());
     }
     if !ctx.session.authenticated && !command.spec.flags.contains(Flags::NO_AUTH) {
         return Err(CommandError::new("NOAUTH Authentication required."));
     }
     if ctx.session.transaction.is_some() && command.spec.flags.contains(Flags::NO_MULTI) {
-        return Err(CommandError::new("ERR Command not allowed inside a transaction"));
+        return Err(CommandError::new(
+            "ERR Command not allowed inside a transaction",
+        ));
     }
     Ok(())
 }
@@ -107,15 +123,19 @@ fn reject(ctx: &mut Context<'_>, command: Option<&Command>, error: &CommandError
         transaction.aborted = true;
     }
     if let Some(command) = command {
-        ctx.stats.commands[usize::from(command.index)].rejected.add(1);
+        ctx.stats.commands[usize::from(command.index)]
+            .rejected
+            .add(1);
     }
     ctx.reply.error(error.text());
 }
 
 /// Whether a command runs at once between MULTI and EXEC.
 fn runs_inside_multi(command: &Command) -> bool {
-    matches!(command.spec.name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
-        && command.container.is_none()
+    matches!(
+        command.spec.name,
+        "exec" | "discard" | "multi" | "watch" | "quit" | "reset"
+    ) && command.container.is_none()
 }
 
 fn queue(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) {
@@ -125,11 +145,18 @@ fn queue(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) {
     let moved = spans.iter().map(|span| {
         let start = copy.len();
         copy.extend_from_slice(&bytes[span.start..span.start + span.len]);
-        crate::resp::parse::Span { start, len: span.len }
+        crate::resp::parse::Span {
+            start,
+            len: span.len,
+        }
     });
     let spans = moved.collect();
     if let Some(transaction) = &mut ctx.session.transaction {
-        transaction.queue.push(QueuedCommand { command: command.index, bytes: copy.into(), spans });
+        transaction.queue.push(QueuedCommand {
+            command: command.index,
+            bytes: copy.into(),
+            spans,
+        });
     }
     ctx.reply.raw(b"+QUEUED\r\n");
 }
@@ -145,7 +172,11 @@ fn unknown_command(args: Args<'_>) -> CommandError {
             break;
         }
         shown.push(b'\'');
-        shown.extend_from_slice(&argument[..argument.len().min(SHOWN_BYTES_MAX.saturating_sub(shown.len()))]);
+        shown.extend_from_slice(
+            &argument[..argument
+                .len()
+                .min(SHOWN_BYTES_MAX.saturating_sub(shown.len()))],
+        );
         shown.extend_from_slice(b"' ");
     }
     let mut text = b"ERR unknown command '".to_vec();

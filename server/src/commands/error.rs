@@ -15,7 +15,8 @@ impl CommandError {
     pub(crate) const WRONG_TYPE: Self =
         Self::new("WRONGTYPE Operation against a key holding the wrong kind of value");
     /// No number, or a number beyond 64 bits.
-    pub(crate) const NOT_AN_INTEGER: Self = Self::new("ERR value is not an integer or out of range");
+    pub(crate) const NOT_AN_INTEGER: Self =
+        Self::new("ERR value is not an integer or out of range");
     /// No floating point number.
     pub(crate) const NOT_A_FLOAT: Self = Self::new("ERR value is not a valid float");
     /// A key that must exist does not.
@@ -30,7 +31,9 @@ impl CommandError {
 
     /// An error with a fixed text, which begins with its code.
     pub(crate) const fn new(text: &'static str) -> Self {
-        Self { text: Cow::Borrowed(text.as_bytes()) }
+        Self {
+            text: Cow::Borrowed(text.as_bytes()),
+        }
     }
 
     /// The text on the wire.
@@ -41,12 +44,16 @@ impl CommandError {
 
 impl From<String> for CommandError {
     fn from(text: String) -> Self {
-        Self { text: Cow::Owned(text.into_bytes()) }
+        Self {
+            text: Cow::Owned(text.into_bytes()),
+        }
     }
 }
 
 impl From<Vec<u8>> for CommandError {
     fn from(text: Vec<u8>) -> Self {
-        Self { text: Cow::Owned(text) }
+        Self {
+            text: Cow::Owned(text),
+        }
     }
 }

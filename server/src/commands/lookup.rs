@@ -30,7 +30,11 @@ pub(crate) struct Command {
 enum KeyLayout {
     None,
     One(usize),
-    Range { first: usize, last: i32, step: usize },
+    Range {
+        first: usize,
+        last: i32,
+        step: usize,
+    },
     Specs,
 }
 
@@ -38,12 +42,32 @@ impl KeyLayout {
     fn of(specs: &[KeySpec]) -> Self {
         match specs {
             [] => Self::None,
-            [KeySpec { begin: BeginSearch::Index(first), find: FindKeys::Range { last: 0, limit: 0, .. }, .. }] => {
-                Self::One(*first)
-            }
-            [KeySpec { begin: BeginSearch::Index(first), find: FindKeys::Range { last, step, limit: 0 }, .. }] => {
-                Self::Range { first: *first, last: *last, step: *step }
-            }
+            [
+                KeySpec {
+                    begin: BeginSearch::Index(first),
+                    find:
+                        FindKeys::Range {
+                            last: 0, limit: 0, ..
+                        },
+                    ..
+                },
+            ] => Self::One(*first),
+            [
+                KeySpec {
+                    begin: BeginSearch::Index(first),
+                    find:
+                        FindKeys::Range {
+                            last,
+                            step,
+                            limit: 0,
+                        },
+                    ..
+                },
+            ] => Self::Range {
+                first: *first,
+                last: *last,
+                step: *step,
+            },
             _ => Self::Specs,
         }
     }
@@ -100,7 +124,11 @@ impl CommandTable {
         for spec in specs {
             add(&mut commands, spec, None);
         }
-        let mut table = Self { commands, index: vec![0; INDEX_LEN].into(), long: Vec::new() };
+        let mut table = Self {
+            commands,
+            index: vec![0; INDEX_LEN].into(),
+            long: Vec::new(),
+        };
         for at in 0..table.commands.len() {
             let command = &table.commands[at];
             if command.container.is_some() {
@@ -141,7 +169,10 @@ impl CommandTable {
     #[inline]
     pub(crate) fn by_name(&self, name: &[u8]) -> Option<&Command> {
         let Some(packed) = pack(name) else {
-            let found = self.long.iter().find(|&&at| self.get(at).name.as_bytes().eq_ignore_ascii_case(name));
+            let found = self
+                .long
+                .iter()
+                .find(|&&at| self.get(at).name.as_bytes().eq_ignore_ascii_case(name));
             return found.map(|&at| self.get(at));
         };
         let mut place = place(packed);
@@ -161,7 +192,9 @@ impl CommandTable {
     /// The subcommand of `container` with this name.
     pub(crate) fn subcommand(&self, container: &Command, name: &[u8]) -> Option<&Command> {
         let candidates = container.subcommands.iter().map(|&at| self.get(at));
-        candidates.into_iter().find(|command| command.spec.name.as_bytes().eq_ignore_ascii_case(name))
+        candidates
+            .into_iter()
+            .find(|command| command.spec.name.as_bytes().eq_ignore_ascii_case(name))
     }
 
     /// The command or subcommand that these arguments call.
@@ -184,7 +217,9 @@ impl CommandTable {
 }
 
 fn add(commands: &mut Vec<Command>, spec: &'static CommandSpec, container: Option<(u16, &str)>) {
-    let Ok(index) = u16::try_from(commands.len()) else { return };
+    let Ok(index) = u16::try_from(commands.len()) else {
+        return;
+    };
     let name = match container {
         None => spec.name.to_owned(),
         Some((_, container)) => format!("{container}|{}", spec.name),
@@ -246,17 +281,30 @@ impl Command {
         args: Args<'a>,
         keys: &mut impl Extend<Key<'a>>,
     ) {
-        self.each_key(args, |at| keys.extend(std::iter::once(keyspace.key(args.get(at)))));
+        self.each_key(args, |at| {
+            keys.extend(std::iter::once(keyspace.key(args.get(at))))
+        });
     }
 }
 
-fn each_in_range(first: usize, last: i32, step: usize, limit: usize, count: usize, visit: &mut impl FnMut(usize)) {
+fn each_in_range(
+    first: usize,
+    last: i32,
+    step: usize,
+    limit: usize,
+    count: usize,
+    visit: &mut impl FnMut(usize),
+) {
     let last = match usize::try_from(last) {
         Ok(offset) => first + offset,
         Err(_) => {
             let end = count.saturating_sub(last.unsigned_abs() as usize);
             // With a limit only the first part of the remaining arguments are keys.
-            if limit > 1 && end >= first { first + (end - first + 1) / limit - 1 } else { end }
+            if limit > 1 && end >= first {
+                first + (end - first + 1) / limit - 1
+            } else {
+                end
+            }
         }
     };
     let mut at = first;
@@ -275,7 +323,9 @@ fn each_of_spec(spec: &KeySpec, args: Args<'_>, visit: &mut impl FnMut(usize)) {
                 Ok(from) => (from..args.len()).find(matches),
                 Err(_) => {
                     let from = args.len().saturating_sub(from.unsigned_abs() as usize);
-                    (1..=from.min(args.len().saturating_sub(1))).rev().find(matches)
+                    (1..=from.min(args.len().saturating_sub(1)))
+                        .rev()
+                        .find(matches)
                 }
             };
             let Some(at) = found else { return };
@@ -284,10 +334,20 @@ fn each_of_spec(spec: &KeySpec, args: Args<'_>, visit: &mut impl FnMut(usize)) {
         BeginSearch::Unknown => return,
     };
     match spec.find {
-        FindKeys::Range { last, step, limit } => each_in_range(first, last, step, limit, args.len(), visit),
-        FindKeys::KeyNum { keynum, first: offset, step } => {
-            let count = args.try_get(first + keynum).and_then(kvstore::parse_integer);
-            let Some(count) = count.and_then(|count| usize::try_from(count).ok()) else { return };
+        FindKeys::Range { last, step, limit } => {
+            each_in_range(first, last, step, limit, args.len(), visit)
+        }
+        FindKeys::KeyNum {
+            keynum,
+            first: offset,
+            step,
+        } => {
+            let count = args
+                .try_get(first + keynum)
+                .and_then(kvstore::parse_integer);
+            let Some(count) = count.and_then(|count| usize::try_from(count).ok()) else {
+                return;
+            };
             let keys = (0..count).map_while(|key| {
                 let at = key.checked_mul(step.max(1))?.checked_add(first + offset)?;
                 (at < args.len()).then_some(at)

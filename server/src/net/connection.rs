@@ -91,7 +91,11 @@ pub(crate) struct Connection {
 impl Connection {
     /// A connection that was just accepted. The socket must not block.
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, partial: None, output: None }
+        Self {
+            socket,
+            partial: None,
+            output: None,
+        }
     }
 
     /// Replies that wait.
@@ -113,10 +117,17 @@ impl Connection {
             if partial.bytes.capacity() - have < room {
                 partial.bytes.reserve_exact(room);
             }
-        } else if partial.bytes.capacity() - partial.bytes.len() < partial.missing.max(PARTIAL_READ_BYTES) {
-            partial.bytes.reserve(partial.missing.max(PARTIAL_READ_BYTES));
+        } else if partial.bytes.capacity() - partial.bytes.len()
+            < partial.missing.max(PARTIAL_READ_BYTES)
+        {
+            partial
+                .bytes
+                .reserve(partial.missing.max(PARTIAL_READ_BYTES));
         }
-        outcome(rustix::io::read(&self.socket, spare_capacity(&mut partial.bytes)))
+        outcome(rustix::io::read(
+            &self.socket,
+            spare_capacity(&mut partial.bytes),
+        ))
     }
 
     /// Sends `bytes`, after what waits already; what the socket does not take waits.
@@ -133,7 +144,9 @@ impl Connection {
 
     /// Sends what waits. Returns whether all of it is sent.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
-        let Some(queue) = &mut self.output else { return Ok(true) };
+        let Some(queue) = &mut self.output else {
+            return Ok(true);
+        };
         while let Some(first) = queue.pieces.front() {
             let rest = &first[queue.sent..];
             let count = write(&self.socket, rest)?;

@@ -21,7 +21,10 @@ pub(crate) struct Interest {
 
 impl Interest {
     /// Only reading.
-    pub(crate) const READ: Self = Self { read: true, write: false };
+    pub(crate) const READ: Self = Self {
+        read: true,
+        write: false,
+    };
 
     fn flags(self) -> epoll::EventFlags {
         let mut flags = epoll::EventFlags::empty();
@@ -46,8 +49,10 @@ pub(crate) struct Ready {
 #[derive(Debug)]
 pub(crate) struct Poller {
     epoll: OwnedFd,
-    events: Vec<epoll::Event>,
 }
+
+/// What a wait reported. Made by the thread that waits.
+pub(crate) struct Events(Vec<epoll::Event>);
 
 /// Most sockets reported by one wait.
 const EVENTS_MAX: usize = 256;
@@ -56,17 +61,32 @@ impl Poller {
     /// Waits for nothing yet.
     pub(crate) fn new() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, events: Vec::with_capacity(EVENTS_MAX) })
+        Ok(Self { epoll })
     }
 
     /// Begins to wait for `socket`, reported as `token`.
     pub(crate) fn add(&self, socket: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, socket, epoll::EventData::new_u64(token), interest.flags())?)
+        Ok(epoll::add(
+            &self.epoll,
+            socket,
+            epoll::EventData::new_u64(token),
+            interest.flags(),
+        )?)
     }
 
     /// Changes what is waited for.
-    pub(crate) fn modify(&self, socket: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::modify(&self.epoll, socket, epoll::EventData::new_u64(token), interest.flags())?)
+    pub(crate) fn modify(
+        &self,
+        socket: impl AsFd,
+        token: u64,
+        interest: Interest,
+    ) -> io::Result<()> {
+        Ok(epoll::modify(
+            &self.epoll,
+            socket,
+            epoll::EventData::new_u64(token),
+            interest.flags(),
+        )?)
     }
 
     /// Waits no longer for `socket`.
@@ -74,29 +94,36 @@ impl Poller {
         Ok(epoll::delete(&self.epoll, socket)?)
     }
 
-    /// Waits until a socket is ready, at most for `timeout` (forever if `None`), and returns how many are.
-    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+    /// Waits until a socket is ready, at most for `timeout` (forever if `None`), and puts those that are in `events`.
+    pub(crate) fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         let timeout = timeout.map(|limit| Timespec {
             tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: limit.subsec_nanos().into(),
         });
-        self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout.as_ref()) {
-            Ok(count) => Ok(count),
-            Err(Errno::INTR) => Ok(0),
+        events.0.clear();
+        match epoll::wait(&self.epoll, spare_capacity(&mut events.0), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    /// One of the sockets that the last wait reported.
-    pub(crate) fn ready(&self, index: usize) -> Option<Ready> {
-        let event = self.events.get(index)?;
-        let flags = event.flags;
-        let broken = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
-        Some(Ready {
-            token: event.data.u64(),
-            read: broken || flags.contains(epoll::EventFlags::IN),
-            write: broken || flags.contains(epoll::EventFlags::OUT),
+impl Events {
+    /// Room for the outcome of a wait.
+    pub(crate) fn new() -> Self {
+        Self(Vec::with_capacity(EVENTS_MAX))
+    }
+
+    /// The sockets that the last wait reported.
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = Ready> {
+        self.0.iter().map(|event| {
+            let flags = event.flags;
+            let broken = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
+            Ready {
+                token: event.data.u64(),
+                read: broken || flags.contains(epoll::EventFlags::IN),
+                write: broken || flags.contains(epoll::EventFlags::OUT),
+            }
         })
     }
 }
@@ -112,7 +139,9 @@ impl Waker {
     pub(crate) fn new(poller: &Poller, token: u64) -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         poller.add(&event, token, Interest::READ)?;
-        Ok(Self { event: Arc::new(event) })
+        Ok(Self {
+            event: Arc::new(event),
+        })
     }
 
     /// Ends the wait, or the next one.
@@ -133,14 +162,24 @@ mod tests {
 
     #[test]
     fn a_wake_from_another_thread_ends_the_wait_once() {
-        let mut poller = Poller::new().unwrap();
+        let poller = Poller::new().unwrap();
+        let mut events = Events::new();
         let waker = Waker::new(&poller, 7).unwrap();
         let other = waker.clone();
         let thread = std::thread::spawn(move || other.wake());
-        assert_eq!(poller.wait(Some(Duration::from_secs(10))).unwrap(), 1);
-        assert_eq!(poller.ready(0).map(|ready| (ready.token, ready.read)), Some((7, true)));
+        poller
+            .wait(&mut events, Some(Duration::from_secs(10)))
+            .unwrap();
+        assert_eq!(
+            events
+                .iter()
+                .map(|ready| (ready.token, ready.read))
+                .collect::<Vec<_>>(),
+            vec![(7, true)]
+        );
         thread.join().unwrap();
         waker.drain();
-        assert_eq!(poller.wait(Some(Duration::ZERO)).unwrap(), 0);
+        poller.wait(&mut events, Some(Duration::ZERO)).unwrap();
+        assert_eq!(events.iter().len(), 0);
     }
 }

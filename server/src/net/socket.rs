@@ -22,12 +22,18 @@ pub(crate) enum Endpoints {
 impl Endpoints {
     /// The client's address, as CLIENT LIST shows it.
     pub(crate) fn peer(&self) -> impl fmt::Display {
-        Shown { endpoints: self.clone(), local: false }
+        Shown {
+            endpoints: self.clone(),
+            local: false,
+        }
     }
 
     /// Our address, as CLIENT LIST shows it.
     pub(crate) fn local(&self) -> impl fmt::Display {
-        Shown { endpoints: self.clone(), local: true }
+        Shown {
+            endpoints: self.clone(),
+            local: true,
+        }
     }
 
     /// Whether the client runs on this machine, as far as addresses tell.
@@ -49,7 +55,11 @@ impl fmt::Display for Shown {
         match &self.endpoints {
             Endpoints::Tcp { peer, local } => {
                 let address = if self.local { local } else { peer };
-                write!(f, "{}", SocketAddr::new(address.ip().to_canonical(), address.port()))
+                write!(
+                    f,
+                    "{}",
+                    SocketAddr::new(address.ip().to_canonical(), address.port())
+                )
             }
             Endpoints::Unix(path) if self.local => write!(f, "{}:0", path.display()),
             Endpoints::Unix(path) => write!(f, "{}:0", path.display()),

@@ -12,7 +12,10 @@ impl Counter {
     #[inline]
     pub(crate) fn add(&self, by: u64) {
         // Relaxed, load and store: there is one writer, and readers need no order between counters.
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(by),
+            Ordering::Relaxed,
+        );
     }
 
     /// The value.
@@ -44,6 +47,8 @@ pub(crate) struct WorkerStats {
 impl WorkerStats {
     /// All zero.
     pub(crate) fn new(commands: usize) -> Self {
-        Self { commands: (0..commands).map(|_| CommandCounters::default()).collect() }
+        Self {
+            commands: (0..commands).map(|_| CommandCounters::default()).collect(),
+        }
     }
 }

@@ -75,7 +75,11 @@ impl fmt::Display for ProtocolError {
             Self::LengthLineTooBig => f.write_str("too big bulk count string"),
             Self::ExpectedBulk(byte) => {
                 // An error line ends at a line break, so control bytes are shown as blanks.
-                let shown = if byte.is_ascii_graphic() { char::from(*byte) } else { ' ' };
+                let shown = if byte.is_ascii_graphic() {
+                    char::from(*byte)
+                } else {
+                    ' '
+                };
                 write!(f, "expected '$', got '{shown}'")
             }
             Self::InvalidLength => f.write_str("invalid bulk length"),
@@ -112,7 +116,10 @@ pub(crate) struct Parser {
 impl Parser {
     /// A parser that begins at `position` between two commands.
     pub(crate) fn at(position: usize) -> Self {
-        Self { position, ..Self::default() }
+        Self {
+            position,
+            ..Self::default()
+        }
     }
 
     /// Index of the first byte that was not consumed.
@@ -145,7 +152,9 @@ impl Parser {
             match buf.get(self.position) {
                 None => return Ok(Progress::Incomplete { missing: 1 }),
                 Some(b'*') => {
-                    let Some((count, next)) = self.number_line(buf, ProtocolError::CountLineTooBig)? else {
+                    let Some((count, next)) =
+                        self.number_line(buf, ProtocolError::CountLineTooBig)?
+                    else {
                         return Ok(Progress::Incomplete { missing: 1 });
                     };
                     let count = count.ok_or(ProtocolError::InvalidCount)?;
@@ -174,13 +183,18 @@ impl Parser {
                         Some(&other) => {
                             // A stray byte is told only once its line is there, so that the answer does not depend
                             // on how the bytes were cut into packets.
-                            if self.number_line(buf, ProtocolError::LengthLineTooBig)?.is_none() {
+                            if self
+                                .number_line(buf, ProtocolError::LengthLineTooBig)?
+                                .is_none()
+                            {
                                 return Ok(Progress::Incomplete { missing: 1 });
                             }
                             return Err(ProtocolError::ExpectedBulk(other));
                         }
                     }
-                    let Some((len, next)) = self.number_line(buf, ProtocolError::LengthLineTooBig)? else {
+                    let Some((len, next)) =
+                        self.number_line(buf, ProtocolError::LengthLineTooBig)?
+                    else {
                         return Ok(Progress::Incomplete { missing: 1 });
                     };
                     let len = len.ok_or(ProtocolError::InvalidLength)?;
@@ -199,10 +213,15 @@ impl Parser {
             let have = buf.len() - self.position;
             if have < len.saturating_add(2) {
                 self.bulk_len = Some(len);
-                return Ok(Progress::Incomplete { missing: len.saturating_add(2) - have });
+                return Ok(Progress::Incomplete {
+                    missing: len.saturating_add(2) - have,
+                });
             }
             self.bulk_len = None;
-            spans.push(Span { start: self.position, len });
+            spans.push(Span {
+                start: self.position,
+                len,
+            });
             self.position += len + 2;
             self.args_left -= 1;
         }
@@ -228,7 +247,9 @@ impl Parser {
         }
         let window = &line[..line.len().min(LINE_MAX_BYTES + 1)];
         match window.iter().position(|&byte| byte == b'\r') {
-            Some(end) if end + 1 < line.len() => Ok(Some((decimal(&line[1..end]), self.position + end + 2))),
+            Some(end) if end + 1 < line.len() => {
+                Ok(Some((decimal(&line[1..end]), self.position + end + 2)))
+            }
             Some(_) => Ok(None),
             None if line.len() > LINE_MAX_BYTES => Err(too_big),
             None => Ok(None),
@@ -244,7 +265,11 @@ impl Parser {
             }
             return Ok(Progress::Incomplete { missing: 1 });
         };
-        let line_len = if end > 0 && rest[end - 1] == b'\r' { end - 1 } else { end };
+        let line_len = if end > 0 && rest[end - 1] == b'\r' {
+            end - 1
+        } else {
+            end
+        };
         let start = self.position;
         let before = spans.len();
         if !split_in_place(&mut buf[start..start + line_len], start, spans) {
@@ -252,7 +277,11 @@ impl Parser {
             return Err(ProtocolError::UnbalancedQuotes);
         }
         self.position = start + end + 1;
-        if spans.len() == before { Ok(Progress::Nothing) } else { Ok(Progress::Command) }
+        if spans.len() == before {
+            Ok(Progress::Nothing)
+        } else {
+            Ok(Progress::Command)
+        }
     }
 }
 
@@ -275,7 +304,11 @@ fn decimal(digits: &[u8]) -> Option<i64> {
         }
         let digit = i64::from(byte - b'0');
         value = value.checked_mul(10)?;
-        value = if negative { value.checked_sub(digit)? } else { value.checked_add(digit)? };
+        value = if negative {
+            value.checked_sub(digit)?
+        } else {
+            value.checked_add(digit)?
+        };
     }
     Some(value)
 }
@@ -289,7 +322,12 @@ pub(crate) fn split_words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     if !split_in_place(&mut bytes, 0, &mut spans) {
         return None;
     }
-    Some(spans.iter().map(|span| bytes[span.start..span.start + span.len].to_vec()).collect())
+    Some(
+        spans
+            .iter()
+            .map(|span| bytes[span.start..span.start + span.len].to_vec())
+            .collect(),
+    )
 }
 
 fn is_blank(byte: u8) -> bool {
@@ -300,7 +338,10 @@ fn is_blank(byte: u8) -> bool {
 ///
 /// A NUL byte ends the line. Returns false on unbalanced quotes.
 fn split_in_place(line: &mut [u8], offset: usize, spans: &mut Vec<Span>) -> bool {
-    let len = line.iter().position(|&byte| byte == 0).unwrap_or(line.len());
+    let len = line
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(line.len());
     let line = &mut line[..len];
     let mut read = 0;
     loop {
@@ -339,7 +380,9 @@ fn split_in_place(line: &mut [u8], offset: usize, spans: &mut Vec<Span>) -> bool
                     break;
                 }
                 Some(b'"') if byte == b'\\' => match line.get(read + 1..) {
-                    Some(&[b'x', high, low, ..]) if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+                    Some(&[b'x', high, low, ..])
+                        if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+                    {
                         read += 4;
                         hex_digit(high) << 4 | hex_digit(low)
                     }
@@ -371,7 +414,10 @@ fn split_in_place(line: &mut [u8], offset: usize, spans: &mut Vec<Span>) -> bool
             line[write] = out;
             write += 1;
         }
-        spans.push(Span { start: offset + start, len: write - start });
+        spans.push(Span {
+            start: offset + start,
+            len: write - start,
+        });
     }
 }
 
@@ -387,7 +433,10 @@ fn hex_digit(byte: u8) -> u8 {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { bulk_max_bytes: 512 << 20, unauthenticated: false };
+    const LIMITS: Limits = Limits {
+        bulk_max_bytes: 512 << 20,
+        unauthenticated: false,
+    };
 
     fn parse_all(input: &[u8], limits: &Limits) -> Result<Vec<Vec<Vec<u8>>>, ProtocolError> {
         let mut buf = input.to_vec();
@@ -397,7 +446,12 @@ mod tests {
             let mut spans = Vec::new();
             match parser.advance(&mut buf, &mut spans, limits)? {
                 Progress::Command => {
-                    commands.push(spans.iter().map(|s| buf[s.start..s.start + s.len].to_vec()).collect());
+                    commands.push(
+                        spans
+                            .iter()
+                            .map(|s| buf[s.start..s.start + s.len].to_vec())
+                            .collect(),
+                    );
                 }
                 Progress::Nothing => {}
                 Progress::Incomplete { .. } => return Ok(commands),
@@ -406,13 +460,21 @@ mod tests {
     }
 
     fn words(line: &str) -> Option<Vec<String>> {
-        Some(split_words(line.as_bytes())?.into_iter().map(|w| String::from_utf8(w).unwrap()).collect())
+        Some(
+            split_words(line.as_bytes())?
+                .into_iter()
+                .map(|w| String::from_utf8(w).unwrap())
+                .collect(),
+        )
     }
 
     #[test]
     fn arrays_and_inline_commands_may_be_mixed() {
-        let commands =
-            parse_all(b"*2\r\n$3\r\nGET\r\n$5\r\nhello\r\n\r\n*0\r\nSET a 'b c'\r\n*1\r\n$4\r\nPI", &LIMITS).unwrap();
+        let commands = parse_all(
+            b"*2\r\n$3\r\nGET\r\n$5\r\nhello\r\n\r\n*0\r\nSET a 'b c'\r\n*1\r\n$4\r\nPI",
+            &LIMITS,
+        )
+        .unwrap();
         assert_eq!(
             commands,
             vec![
@@ -434,7 +496,12 @@ mod tests {
             buf.push(byte);
             match parser.advance(&mut buf, &mut spans, &LIMITS).unwrap() {
                 Progress::Command => {
-                    pieces.push(spans.iter().map(|s| buf[s.start..s.start + s.len].to_vec()).collect::<Vec<_>>());
+                    pieces.push(
+                        spans
+                            .iter()
+                            .map(|s| buf[s.start..s.start + s.len].to_vec())
+                            .collect::<Vec<_>>(),
+                    );
                     spans.clear();
                 }
                 Progress::Nothing | Progress::Incomplete { .. } => {}
@@ -453,37 +520,68 @@ mod tests {
             (b"*1\r\nfoo\r\n", ProtocolError::ExpectedBulk(b'f')),
             (b"*1\r\n$-1\r\n", ProtocolError::InvalidLength),
             (b"*1\r\n$2000000000\r\n", ProtocolError::InvalidLength),
-            (b"*1\r\n$9999999999999999999\r\n", ProtocolError::InvalidLength),
+            (
+                b"*1\r\n$9999999999999999999\r\n",
+                ProtocolError::InvalidLength,
+            ),
             (b"get \"a\r\n", ProtocolError::UnbalancedQuotes),
         ];
         for (input, error) in cases {
-            assert_eq!(parse_all(input, &LIMITS), Err(error), "{:?}", String::from_utf8_lossy(input));
+            assert_eq!(
+                parse_all(input, &LIMITS),
+                Err(error),
+                "{:?}",
+                String::from_utf8_lossy(input)
+            );
         }
-        let strict = Limits { unauthenticated: true, ..LIMITS };
-        assert_eq!(parse_all(b"*11\r\n", &strict), Err(ProtocolError::UnauthenticatedCount));
-        assert_eq!(parse_all(b"*1\r\n$16385\r\n", &strict), Err(ProtocolError::UnauthenticatedLength));
+        let strict = Limits {
+            unauthenticated: true,
+            ..LIMITS
+        };
+        assert_eq!(
+            parse_all(b"*11\r\n", &strict),
+            Err(ProtocolError::UnauthenticatedCount)
+        );
+        assert_eq!(
+            parse_all(b"*1\r\n$16385\r\n", &strict),
+            Err(ProtocolError::UnauthenticatedLength)
+        );
     }
 
     #[test]
     fn endless_lines_are_refused() {
         let long = vec![b'1'; LINE_MAX_BYTES + 2];
         assert_eq!(parse_all(&long, &LIMITS), Err(ProtocolError::InlineTooBig));
-        assert_eq!(parse_all(&[b"*", &long[..]].concat(), &LIMITS), Err(ProtocolError::CountLineTooBig));
-        assert_eq!(parse_all(&[b"*1\r\n$", &long[..]].concat(), &LIMITS), Err(ProtocolError::LengthLineTooBig));
+        assert_eq!(
+            parse_all(&[b"*", &long[..]].concat(), &LIMITS),
+            Err(ProtocolError::CountLineTooBig)
+        );
+        assert_eq!(
+            parse_all(&[b"*1\r\n$", &long[..]].concat(), &LIMITS),
+            Err(ProtocolError::LengthLineTooBig)
+        );
     }
 
     #[test]
     fn missing_bytes_of_an_argument_are_counted() {
         let mut buf = b"*1\r\n$10\r\nabc".to_vec();
         let mut spans = Vec::new();
-        let progress = Parser::default().advance(&mut buf, &mut spans, &LIMITS).unwrap();
+        let progress = Parser::default()
+            .advance(&mut buf, &mut spans, &LIMITS)
+            .unwrap();
         assert_eq!(progress, Progress::Incomplete { missing: 9 });
     }
 
     #[test]
     fn words_are_split_and_unescaped() {
-        assert_eq!(words("  a  b\t c "), Some(vec!["a".into(), "b".into(), "c".into()]));
-        assert_eq!(words(r#""a\x41\n" 'it\'s' x"y z""#), Some(vec!["aA\n".into(), "it's".into(), "xy z".into()]));
+        assert_eq!(
+            words("  a  b\t c "),
+            Some(vec!["a".into(), "b".into(), "c".into()])
+        );
+        assert_eq!(
+            words(r#""a\x41\n" 'it\'s' x"y z""#),
+            Some(vec!["aA\n".into(), "it's".into(), "xy z".into()])
+        );
         assert_eq!(words(r#""""#), Some(vec![String::new()]));
         assert_eq!(words(r#""a"b"#), None);
         assert_eq!(words("'a"), None);

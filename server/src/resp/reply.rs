@@ -105,7 +105,9 @@ impl Reply {
 
     /// Texts of the errors written since the first `skip` ones.
     pub(crate) fn errors_since(&self, skip: usize) -> impl Iterator<Item = &[u8]> {
-        self.errors[skip..].iter().map(|error| &self.buf[error.start..error.end])
+        self.errors[skip..]
+            .iter()
+            .map(|error| &self.buf[error.start..error.end])
     }
 
     /// Appends bytes that are already in wire format.
@@ -134,8 +136,17 @@ impl Reply {
     pub(crate) fn error(&mut self, text: &[u8]) {
         self.buf.push(b'-');
         let start = self.buf.len();
-        self.buf.extend(text.iter().map(|&byte| if byte == b'\r' || byte == b'\n' { b' ' } else { byte }));
-        self.errors.push(ErrorRange { start, end: self.buf.len() });
+        self.buf.extend(text.iter().map(|&byte| {
+            if byte == b'\r' || byte == b'\n' {
+                b' '
+            } else {
+                byte
+            }
+        }));
+        self.errors.push(ErrorRange {
+            start,
+            end: self.buf.len(),
+        });
         self.raw(b"\r\n");
     }
 
@@ -370,8 +381,14 @@ mod tests {
         reply.error(b"ERR no\r\nline");
         reply.finish_array(place, 12);
         reply.integer(3);
-        assert_eq!(text(&reply), "+OK\r\n*12\r\n$1\r\na\r\n-ERR no  line\r\n:3\r\n");
-        assert_eq!(reply.errors_since(0).collect::<Vec<_>>(), vec![&b"ERR no  line"[..]]);
+        assert_eq!(
+            text(&reply),
+            "+OK\r\n*12\r\n$1\r\na\r\n-ERR no  line\r\n:3\r\n"
+        );
+        assert_eq!(
+            reply.errors_since(0).collect::<Vec<_>>(),
+            vec![&b"ERR no  line"[..]]
+        );
         reply.truncate(5);
         assert_eq!((text(&reply).as_str(), reply.error_count()), ("+OK\r\n", 0));
     }
