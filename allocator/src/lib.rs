@@ -32,6 +32,8 @@
 #[allow(dead_code)]
 mod fatal;
 #[allow(dead_code)]
+mod remote_free;
+#[allow(dead_code)]
 mod sync;
 
 pub mod local_arena;

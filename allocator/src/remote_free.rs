@@ -1,0 +1,454 @@
+//! Frees by threads that do not own the slab.
+//!
+//! Each slab has, beside the free bitmap that only its owner touches, one or more
+//! [`RemoteWord`]s for everybody else: 63 slots and a QUEUED bit in one atomic,
+//! and a link. To free slots of a foreign slab is one `fetch_or` of their bits
+//! *and* QUEUED per word. Whoever finds that QUEUED was clear has the licence to
+//! use the word's link, and pushes the word on the [`Inbox`] of the slab's owner,
+//! a Treiber stack. The owner takes the whole stack with one `swap` and each
+//! word's bits, QUEUED among them, with one more.
+//!
+//! ```text
+//!  a freeing thread                        the owner (holds its arena's lock)
+//!  old = bits.fetch_or(slots | QUEUED)     id = head.swap(0)
+//!  if old has no QUEUED:                   while id != 0:
+//!      do next = head                          id' = next       (before the swap)
+//!      while head.cas(next, word) fails        slots = bits.swap(0)
+//! ```
+//!
+//! Why the flag lives in the same word as the slots, and not in a word of its
+//! own per slab: one read-modify-write either comes before the owner's `swap`,
+//! which then takes its slots, or after it, when QUEUED is clear and the slots
+//! wait for the push. So
+//!
+//! - **no wake-up is lost**: a word with a slot set is on an inbox, or a thread is
+//!   about to push it;
+//! - **no recycling race**: a thread touches a word only while slots that it freed
+//!   itself are in it, unseen by the owner. Such a slab is not wholly free, so
+//!   its record can be given to another slab, or its memory back to the system,
+//!   as soon as the owner has seen every slot return. With a separate flag a
+//!   thread may still be about to set it then, and the record would have to keep
+//!   its type and its flag for ever.
+//!
+//! The owner must take slots only from words that it found on its inbox.
+
+use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicU32, AtomicU64};
+
+/// Slots that one [`RemoteWord`] stands for.
+pub(crate) const SLOTS_PER_WORD: u32 = 63;
+
+/// The word is on an inbox, or the thread that set this is about to push it.
+const QUEUED: u64 = 1 << SLOTS_PER_WORD;
+
+/// How many words a slab of `slots` slots needs.
+pub(crate) const fn words_for(slots: u32) -> u32 {
+    slots.div_ceil(SLOTS_PER_WORD)
+}
+
+/// Where a slot's bit is: the index of its word within the slab, and the mask.
+#[inline]
+pub(crate) const fn locate(slot: u32) -> (u32, u64) {
+    (slot / SLOTS_PER_WORD, 1 << (slot % SLOTS_PER_WORD))
+}
+
+/// The slots of one word of one slab that other threads have freed.
+///
+/// Zeroed memory with `slab` filled in is a valid, empty word.
+#[repr(C)]
+pub(crate) struct RemoteWord {
+    bits: AtomicU64,
+    /// The next word on the same inbox; belongs to whoever set QUEUED.
+    next: AtomicU32,
+    /// The slab that the word belongs to; constant as long as the slab lives.
+    slab: u32,
+}
+
+impl RemoteWord {
+    /// An empty word of the slab.
+    pub(crate) fn new(slab: u32) -> Self {
+        Self {
+            bits: AtomicU64::new(0),
+            next: AtomicU32::new(0),
+            slab,
+        }
+    }
+
+    /// The slab that the word belongs to.
+    #[inline]
+    pub(crate) fn slab(&self) -> u32 {
+        self.slab
+    }
+
+    /// Frees slots.
+    ///
+    /// With [`Publish::MustPush`] the caller pushes the word on the inbox of the
+    /// slab's owner, whom it must have read *before* this call: afterwards only
+    /// the word may be touched, and only to push it.
+    #[inline]
+    pub(crate) fn publish(&self, slots: u64) -> Publish {
+        debug_assert!(slots != 0 && slots & QUEUED == 0);
+        // Release gives the freed objects' contents to the owner's swap in
+        // `Inbox::drain`. Acquire meets that swap as well: the owner has read
+        // `next` before this thread writes it.
+        let old = self.bits.fetch_or(slots | QUEUED, AcqRel);
+        if old & slots != 0 {
+            Publish::DoubleFree
+        } else if old & QUEUED == 0 {
+            Publish::MustPush
+        } else {
+            Publish::Done
+        }
+    }
+}
+
+/// What [`RemoteWord::publish`] leaves to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Publish {
+    /// Nothing: the word is on its way to the owner already.
+    Done,
+    /// The caller must push the word.
+    MustPush,
+    /// A slot had been freed before.
+    DoubleFree,
+}
+
+/// Finds words by their number, which is never 0.
+pub(crate) trait Words {
+    /// The word with this number.
+    fn word(&self, id: u32) -> &RemoteWord;
+}
+
+/// Words with slots for one arena. Zeroed memory is an empty inbox.
+pub(crate) struct Inbox {
+    head: AtomicU32,
+}
+
+impl Inbox {
+    /// An empty inbox.
+    #[cfg(not(loom))]
+    pub(crate) const fn new() -> Self {
+        Self {
+            head: AtomicU32::new(0),
+        }
+    }
+
+    /// An empty inbox.
+    #[cfg(loom)]
+    pub(crate) fn new() -> Self {
+        Self {
+            head: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether there is nothing to drain: a hint that saves the swap, since a push
+    /// may be under way.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head.load(Relaxed) == 0
+    }
+
+    /// Puts a word on the inbox; true if it is the first there.
+    ///
+    /// The caller has got [`Publish::MustPush`] for it, and has not pushed it yet.
+    #[inline]
+    pub(crate) fn push(&self, words: &impl Words, id: u32) -> bool {
+        debug_assert!(id != 0);
+        let word = words.word(id);
+        let mut head = self.head.load(Relaxed);
+        loop {
+            word.next.store(head, Relaxed);
+            // Release gives `next` to the owner's swap in `drain`. The words below
+            // came by earlier pushes, whose release sequence this one continues.
+            match self.head.compare_exchange_weak(head, id, Release, Relaxed) {
+                Ok(_) => return head == 0,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Takes every word and hands its slots to `take`; returns how many words.
+    ///
+    /// Only the arena's owner may call, that is the holder of its lock. `take` may
+    /// release the slab once it has got back the last slot.
+    #[inline]
+    pub(crate) fn drain<W: Words>(&self, words: &W, mut take: impl FnMut(&RemoteWord, u64)) -> u32 {
+        // Acquire meets the Release of every push that brought a word here.
+        let mut id = self.head.swap(0, Acquire);
+        let mut taken = 0;
+        while id != 0 {
+            let word = words.word(id);
+            // The link is read before the swap clears QUEUED and with it gives the
+            // link away; Release keeps it in this order for the next `publish`.
+            id = word.next.load(Relaxed);
+            // Acquire meets the Release of each `publish` whose slots are in here.
+            let bits = word.bits.swap(0, AcqRel);
+            debug_assert!(bits & QUEUED != 0 && bits & !QUEUED != 0);
+            take(word, bits & !QUEUED);
+            taken += 1;
+        }
+        taken
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    struct Table(Vec<RemoteWord>);
+
+    impl Words for Table {
+        fn word(&self, id: u32) -> &RemoteWord {
+            &self.0[id as usize - 1]
+        }
+    }
+
+    #[test]
+    fn slots_have_places_of_their_own() {
+        let mut seen = std::collections::HashSet::new();
+        for slot in 0..512 {
+            let (word, mask) = locate(slot);
+            assert!(word < words_for(512));
+            assert_eq!(mask & QUEUED, 0);
+            assert!(seen.insert((word, mask)));
+        }
+        assert_eq!(words_for(63), 1);
+        assert_eq!(words_for(64), 2);
+    }
+
+    #[test]
+    fn a_word_is_queued_once_until_it_is_drained() {
+        let table = Table((0..3).map(|slab| RemoteWord::new(10 + slab)).collect());
+        let inbox = Inbox::new();
+        assert_eq!(inbox.drain(&table, |_, _| unreachable!()), 0);
+
+        assert_eq!(table.0[0].publish(0b1), Publish::MustPush);
+        assert!(inbox.push(&table, 1));
+        assert_eq!(table.0[0].publish(0b100), Publish::Done);
+        assert_eq!(table.0[2].publish(1 << 62), Publish::MustPush);
+        assert!(!inbox.push(&table, 3));
+
+        let mut got = Vec::new();
+        assert_eq!(
+            inbox.drain(&table, |word, slots| got.push((word.slab(), slots))),
+            2
+        );
+        assert_eq!(got, [(12, 1 << 62), (10, 0b101)]);
+        assert!(inbox.is_empty());
+        assert_eq!(table.0[0].publish(0b1), Publish::MustPush);
+    }
+
+    #[test]
+    fn a_slot_freed_twice_is_noticed() {
+        let word = RemoteWord::new(1);
+        assert_eq!(word.publish(0b110), Publish::MustPush);
+        assert_eq!(word.publish(0b010), Publish::DoubleFree);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    //! Every interleaving of a few threads over the code above.
+
+    use super::*;
+    use crate::sync::{Lock, Rank};
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// One arena with one slab of `slots` slots: the words that the slots are
+    /// spread over, an object per slot, and what the owner has got back.
+    struct Arena {
+        words: Vec<RemoteWord>,
+        inbox: Inbox,
+        /// Written before the free by the freeing thread and after the drain by
+        /// the owner: loom reports it if nothing orders the two.
+        objects: Vec<UnsafeCell<u32>>,
+        /// Slots that came back, in words as above.
+        returned: Lock<Vec<u64>>,
+    }
+
+    // SAFETY: `objects` is ordered by the protocol under test, as loom verifies.
+    unsafe impl Sync for Arena {}
+    // SAFETY: As above.
+    unsafe impl Send for Arena {}
+
+    impl Words for Arena {
+        fn word(&self, id: u32) -> &RemoteWord {
+            &self.words[id as usize - 1]
+        }
+    }
+
+    impl Arena {
+        fn new(words: u32) -> Arc<Self> {
+            Arc::new(Self {
+                words: (0..words).map(RemoteWord::new).collect(),
+                inbox: Inbox::new(),
+                objects: (0..words * 4).map(|_| UnsafeCell::new(0)).collect(),
+                returned: Lock::new(Rank::Arena, vec![0; words as usize]),
+            })
+        }
+
+        /// Frees the slots as a thread that does not own the arena.
+        fn free(&self, word: u32, slots: u64) {
+            self.write_objects(word, slots);
+            match self.words[word as usize].publish(slots) {
+                Publish::MustPush => {
+                    self.inbox.push(self, word + 1);
+                }
+                Publish::Done => {}
+                Publish::DoubleFree => panic!("no slot was freed twice"),
+            }
+        }
+
+        fn drain(&self, returned: &mut [u64]) {
+            self.inbox.drain(self, |word, slots| {
+                let all = &mut returned[word.slab() as usize];
+                assert_eq!(*all & slots, 0, "a slot came back twice");
+                *all |= slots;
+                self.write_objects(word.slab(), slots);
+            });
+        }
+
+        fn write_objects(&self, word: u32, slots: u64) {
+            for slot in (0..4).filter(|slot| slots & 1 << slot != 0) {
+                // SAFETY: Whoever frees or has drained the slot owns its object.
+                self.objects[(word * 4 + slot) as usize].with_mut(|value| unsafe { *value += 1 });
+            }
+        }
+    }
+
+    #[test]
+    fn every_slot_comes_back_once() {
+        loom::model(|| {
+            let arena = Arena::new(1);
+            let freers: Vec<_> = [0b001, 0b110]
+                .map(|slots| {
+                    let arena = arena.clone();
+                    thread::spawn(move || arena.free(0, slots))
+                })
+                .into();
+            arena.drain(&mut arena.returned.lock());
+            for freer in freers {
+                freer.join().unwrap();
+            }
+            let mut returned = arena.returned.lock();
+            arena.drain(&mut returned);
+            assert_eq!(*returned, [0b111]);
+        });
+    }
+
+    #[test]
+    fn words_of_one_slab_do_not_mix() {
+        loom::model(|| {
+            let arena = Arena::new(2);
+            let freer = {
+                let arena = arena.clone();
+                thread::spawn(move || {
+                    arena.free(0, 0b1);
+                    arena.free(1, 0b10);
+                })
+            };
+            arena.free(0, 0b100);
+            arena.drain(&mut arena.returned.lock());
+            freer.join().unwrap();
+            let mut returned = arena.returned.lock();
+            arena.drain(&mut returned);
+            assert_eq!(*returned, [0b101, 0b10]);
+        });
+    }
+
+    /// A thread that frees the slab's last slot but one races with the owner,
+    /// which reuses the record as soon as it has seen every slot: no trace of the
+    /// old slab may turn up in the new one.
+    #[test]
+    fn a_record_is_free_to_be_recycled_once_every_slot_is_back() {
+        loom::model(|| {
+            let arena = Arena::new(1);
+            let freers: Vec<_> = [0b01, 0b10]
+                .map(|slots| {
+                    let arena = arena.clone();
+                    thread::spawn(move || arena.free(0, slots))
+                })
+                .into();
+            let mut returned = arena.returned.lock();
+            arena.drain(&mut returned);
+            let recycled = returned[0] == 0b11;
+            if recycled {
+                // The record now serves another slab, with nothing freed yet.
+                assert_eq!(arena.words[0].bits.load(Relaxed), 0);
+                returned[0] = 0;
+            }
+            drop(returned);
+            for freer in freers {
+                freer.join().unwrap();
+            }
+            let mut returned = arena.returned.lock();
+            arena.drain(&mut returned);
+            assert_eq!(returned[0], if recycled { 0 } else { 0b11 });
+            assert_eq!(arena.words[0].bits.load(Relaxed), 0);
+            assert!(arena.inbox.is_empty());
+        });
+    }
+
+    /// A slot that goes round: freed remotely, drained, handed out again, freed
+    /// remotely by another thread, while the word may still be queued.
+    #[test]
+    fn a_slot_may_go_round() {
+        loom::model(|| {
+            let arena = Arena::new(1);
+            let other = {
+                let arena = arena.clone();
+                thread::spawn(move || arena.free(0, 0b10))
+            };
+            arena.free(0, 0b01);
+            let mut returned = arena.returned.lock();
+            arena.drain(&mut returned);
+            let came_back = returned[0] & 0b01 != 0;
+            returned[0] &= !0b01;
+            drop(returned);
+            if came_back {
+                arena.free(0, 0b01);
+            }
+            other.join().unwrap();
+            let mut returned = arena.returned.lock();
+            arena.drain(&mut returned);
+            assert_eq!(*returned, [0b11]);
+        });
+    }
+
+    /// The owner leaves while slots come in, and another thread adopts the arena:
+    /// both drain under its lock, and nothing is lost between them.
+    #[test]
+    fn an_orphan_keeps_its_inbox() {
+        loom::model(|| {
+            let arena = Arena::new(1);
+            let orphans = Arc::new(Lock::new(Rank::Registry, Vec::new()));
+            let freer = {
+                let arena = arena.clone();
+                thread::spawn(move || {
+                    arena.free(0, 0b01);
+                    arena.free(0, 0b10);
+                })
+            };
+            let owner = {
+                let (arena, orphans) = (arena.clone(), orphans.clone());
+                thread::spawn(move || {
+                    arena.drain(&mut arena.returned.lock());
+                    orphans.lock().push(arena);
+                })
+            };
+            let adopted = orphans.lock().pop();
+            if let Some(arena) = &adopted {
+                arena.drain(&mut arena.returned.lock());
+            }
+            freer.join().unwrap();
+            owner.join().unwrap();
+            let arena = adopted.or_else(|| orphans.lock().pop()).expect("one arena");
+            let mut returned = arena.returned.lock();
+            arena.drain(&mut returned);
+            assert_eq!(*returned, [0b11]);
+        });
+    }
+}
