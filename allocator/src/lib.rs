@@ -35,6 +35,9 @@ mod fatal;
 mod remote_free;
 #[allow(dead_code)]
 mod sync;
+#[allow(dead_code)]
+#[cfg(not(loom))]
+mod thread_cache;
 
 pub mod local_arena;
 pub mod options;
