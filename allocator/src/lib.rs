@@ -20,7 +20,7 @@
 //! ```text
 //! words     fatal sync units size_class options
 //! system    os
-//! pages     metadata buddy decay page_map chunk page_heap
+//! pages     metadata bit_sets buddy decay page_map chunk page_heap
 //! objects   slab bin large remote_free evacuation
 //! arenas    stats local_arena arena
 //! threads   thread_cache thread
@@ -38,6 +38,22 @@ mod sync;
 #[allow(dead_code)]
 #[cfg(not(loom))]
 mod thread_cache;
+
+// The layers that use these stand above them.
+#[allow(dead_code)]
+mod bit_sets;
+#[allow(dead_code)]
+mod buddy;
+#[allow(dead_code)]
+mod chunk;
+#[allow(dead_code)]
+mod decay;
+#[allow(dead_code)]
+mod metadata;
+#[allow(dead_code)]
+mod page_heap;
+#[allow(dead_code)]
+mod page_map;
 
 pub mod local_arena;
 pub mod options;

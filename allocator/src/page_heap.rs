@@ -1,0 +1,841 @@
+//! The owner of chunks: hands out page runs, takes them back, and gives the
+//! memory of free pages back to the system.
+//!
+//! Chunks are opened in ascending order and only when no open one fits. A run
+//! goes into the chunk whose longest free block is the shortest that suffices,
+//! and among equals into the lowest, so that emptiness gathers in the high
+//! chunks. (The rule of TCMalloc's huge-page filler: A. H. Hunter et al.,
+//! "Beyond malloc efficiency to fleet efficiency", OSDI 2021.) Runs longer
+//! than a chunk take consecutive chunks and leave the tail of the last one to
+//! others.
+//!
+//! A chunk all of whose pages are free and purged is *closed*: it is as if it
+//! had never been opened. Where eight neighbours are closed, their records and
+//! their part of the page map are given back as well.
+//!
+//! Nothing here locks: `&mut self` says that the caller owns the heap.
+
+use crate::bit_sets::BitSets;
+use crate::buddy::{BuddyCounts, ORDERS, order_for, runs};
+use crate::chunk::Chunk;
+use crate::decay::Decay;
+use crate::metadata::{Area, PURGE_RUNS, Table};
+use crate::page_map::{GROUP_CHUNKS, PageMap};
+use crate::units::{
+    CHUNK_BYTES, CHUNK_ORDER, CHUNK_PAGES, ChunkIndex, PAGE_BYTES, PageIndex, PageRun,
+};
+use core::ptr::NonNull;
+
+/// Bytes of the region that are made accessible at a time.
+const COMMIT_BYTES: usize = 64 << 20;
+/// Set of the open chunks that have dirty pages; the sets below hold the open
+/// chunks by the order of their longest free block.
+const DIRTY: usize = ORDERS;
+/// Set of the closed chunks among those that were once opened.
+const CLOSED: usize = ORDERS + 1;
+const SETS: usize = ORDERS + 2;
+
+/// What a heap is made with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageHeapOptions {
+    /// Address space wished for, and the least that is of use; both are whole
+    /// chunks, and one chunk of it stays unused.
+    pub(crate) region_bytes: usize,
+    pub(crate) region_bytes_min: usize,
+    /// Milliseconds within which free pages are purged.
+    pub(crate) decay_ms: u32,
+}
+
+/// Where a heap's pages are, and what it has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PageCounts {
+    /// Pages handed out.
+    pub(crate) used: u32,
+    /// Pages handed out without memory behind them.
+    pub(crate) punched: u32,
+    /// Free pages with memory behind them.
+    pub(crate) dirty: u32,
+    /// Chunks with pages handed out or dirty.
+    pub(crate) open_chunks: u32,
+    /// Pages ever handed out that had no memory behind them.
+    pub(crate) fresh_total: u64,
+    /// Pages ever given back to the system, free or punched.
+    pub(crate) purged_total: u64,
+    /// Requests to give memory back that the system refused.
+    pub(crate) purges_refused: u64,
+    /// Free blocks by order; splits and merges so far.
+    pub(crate) buddy: BuddyCounts,
+}
+
+impl PageCounts {
+    /// Pages that have, or may have, memory behind them.
+    pub(crate) fn resident(&self) -> u32 {
+        self.used - self.punched + self.dirty
+    }
+}
+
+/// A page heap with a region of its own.
+#[derive(Debug)]
+pub(crate) struct PageHeap {
+    region: Area,
+    map: PageMap,
+    chunks: Table<Chunk>,
+    sets: BitSets,
+    /// Chunks below this were opened at least once; chunk 0 counts as such
+    /// and is never used.
+    frontier: u32,
+    chunks_max: u32,
+    counts: PageCounts,
+    decay: Decay,
+}
+
+impl PageHeap {
+    /// Reserves a region; halves the wish while the system refuses it, down to
+    /// the least of use. `None` where that is refused, too.
+    pub(crate) fn new(options: &PageHeapOptions) -> Option<PageHeap> {
+        let mut bytes = options.region_bytes;
+        loop {
+            if let Some(heap) = PageHeap::with_region(bytes, options.decay_ms) {
+                return Some(heap);
+            }
+            if bytes <= options.region_bytes_min {
+                return None;
+            }
+            bytes = (bytes / 2)
+                .next_multiple_of(CHUNK_BYTES)
+                .max(options.region_bytes_min);
+        }
+    }
+
+    fn with_region(bytes: usize, decay_ms: u32) -> Option<PageHeap> {
+        let chunks_max = u32::try_from(bytes / CHUNK_BYTES).ok()?;
+        // Records are closed and given back by groups.
+        let groups = (chunks_max.next_multiple_of(GROUP_CHUNKS)) as usize;
+        let mut heap = PageHeap {
+            region: Area::reserve(bytes, CHUNK_BYTES, COMMIT_BYTES)?,
+            map: PageMap::reserve(groups * CHUNK_PAGES as usize)?,
+            chunks: Table::reserve(groups)?,
+            sets: BitSets::new(SETS, chunks_max)?,
+            frontier: 1,
+            chunks_max,
+            counts: PageCounts::default(),
+            decay: Decay::new(decay_ms),
+        };
+        heap.chunks.grow_to(1).then_some(heap)
+    }
+
+    /// The region's first byte: the address of page 0.
+    #[inline(always)]
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.region.start()
+    }
+
+    /// Bytes of the region.
+    pub(crate) fn region_bytes(&self) -> usize {
+        self.region.reserved()
+    }
+
+    /// What lies on which page.
+    #[inline(always)]
+    pub(crate) fn map(&self) -> &PageMap {
+        &self.map
+    }
+
+    /// What lies on which page, for those who hand objects out.
+    pub(crate) fn map_mut(&mut self) -> &mut PageMap {
+        &mut self.map
+    }
+
+    /// Where the pages are.
+    #[inline(always)]
+    pub(crate) fn counts(&self) -> &PageCounts {
+        &self.counts
+    }
+
+    /// Chunks below this number may be open.
+    pub(crate) fn frontier(&self) -> ChunkIndex {
+        ChunkIndex(self.frontier)
+    }
+
+    /// The record of a chunk; `None` where it is closed.
+    pub(crate) fn chunk(&self, chunk: ChunkIndex) -> Option<&Chunk> {
+        let open = chunk.0 > 0 && chunk.0 < self.frontier && !self.is_closed(chunk.0);
+        open.then(|| &self.chunks.items()[chunk.0 as usize])
+    }
+
+    fn is_closed(&self, chunk: u32) -> bool {
+        chunk >= self.frontier || self.sets.contains(CLOSED, chunk)
+    }
+
+    /// Takes `pages` consecutive pages; `None` where region or memory is
+    /// exhausted. Their contents are undefined.
+    pub(crate) fn allocate(&mut self, pages: u32) -> Option<PageRun> {
+        self.allocate_aligned(pages, 1)
+    }
+
+    /// Like [`PageHeap::allocate`], starting at a multiple of `align` pages
+    /// from the region's start, a power of two.
+    pub(crate) fn allocate_aligned(&mut self, pages: u32, align: u32) -> Option<PageRun> {
+        debug_assert!(pages > 0 && align.is_power_of_two());
+        if pages > CHUNK_PAGES || align > CHUNK_PAGES {
+            return self.allocate_chunks(pages, align.div_ceil(CHUNK_PAGES));
+        }
+        let align_order = align.ilog2() as usize;
+        let order = order_for(pages).max(align_order);
+        let chunk = match (order..ORDERS).find_map(|order| self.sets.first(order)) {
+            Some(chunk) => chunk,
+            None => self.open_any()?,
+        };
+        let record = &mut self.chunks.items_mut()[chunk as usize];
+        let (start, reused) = record.allocate(pages, align_order, &mut self.counts.buddy)?;
+        self.handed_out(pages, reused);
+        self.relist(chunk);
+        Some(PageRun {
+            start: ChunkIndex(chunk).first_page().plus(start),
+            pages,
+        })
+    }
+
+    /// Takes consecutive chunks; what the run leaves of the last one is free.
+    fn allocate_chunks(&mut self, pages: u32, align_chunks: u32) -> Option<PageRun> {
+        let count = pages.div_ceil(CHUNK_PAGES);
+        let first = self.find_free_chunks(count, align_chunks)?;
+        if !self.grow_frontier(first + count) {
+            return None;
+        }
+        let run = PageRun {
+            start: ChunkIndex(first).first_page(),
+            pages,
+        };
+        self.take_at(run);
+        Some(run)
+    }
+
+    /// The lowest of `count` consecutive chunks that are wholly free.
+    fn find_free_chunks(&self, count: u32, align: u32) -> Option<u32> {
+        let mut start = 1u32.next_multiple_of(align);
+        let mut next = start;
+        while next < self.chunks_max {
+            if next >= self.frontier {
+                // From here on every chunk is free.
+                return (start.checked_add(count)? <= self.chunks_max).then_some(start);
+            }
+            let word = next as usize >> 6;
+            let free = self.sets.word(CHUNK_ORDER as usize, word) | self.sets.word(CLOSED, word);
+            if free >> (next & 63) & 1 != 0 {
+                next += 1;
+                if next - start == count {
+                    return Some(start);
+                }
+            } else {
+                next += match free >> (next & 63) {
+                    0 => 64 - (next & 63),
+                    rest => rest.trailing_zeros(),
+                };
+                // Beyond the frontier the bits say nothing.
+                start = next.min(self.frontier).next_multiple_of(align);
+                next = start;
+            }
+        }
+        None
+    }
+
+    /// Whether the pages behind the run, up to `pages` in total, are free; if
+    /// so, they join the run.
+    pub(crate) fn extend(&mut self, run: PageRun, pages: u32) -> bool {
+        debug_assert!(pages > run.pages);
+        let added = PageRun {
+            start: run.end(),
+            pages: pages - run.pages,
+        };
+        let end = u64::from(added.start.0) + u64::from(added.pages);
+        if end > u64::from(self.chunks_max) << CHUNK_ORDER {
+            return false;
+        }
+        let free = added.by_chunk().all(|(chunk, start, pages)| {
+            self.is_closed(chunk.0)
+                || self.chunks.items()[chunk.0 as usize]
+                    .buddy
+                    .is_run_free(start, pages)
+        });
+        if !free || !self.grow_frontier(added.end().0.div_ceil(CHUNK_PAGES)) {
+            return false;
+        }
+        self.take_at(added);
+        true
+    }
+
+    /// Takes exactly these pages, which are free and below the frontier.
+    fn take_at(&mut self, run: PageRun) {
+        for (chunk, start, pages) in run.by_chunk() {
+            if self.is_closed(chunk.0) {
+                self.open(chunk.0);
+            }
+            let record = &mut self.chunks.items_mut()[chunk.0 as usize];
+            let reused = record.allocate_at(start, pages, &mut self.counts.buddy);
+            self.handed_out(pages, reused);
+            self.relist(chunk.0);
+        }
+    }
+
+    fn handed_out(&mut self, pages: u32, reused: u32) {
+        self.counts.used += pages;
+        self.counts.dirty -= reused;
+        self.counts.fresh_total += u64::from(pages - reused);
+    }
+
+    /// Takes back a run or a part of one.
+    pub(crate) fn free(&mut self, run: PageRun) {
+        for (chunk, start, pages) in run.by_chunk() {
+            let record = &mut self.chunks.items_mut()[chunk.0 as usize];
+            let dirty = record.free(start, pages, &mut self.counts.buddy);
+            self.counts.used -= pages;
+            self.counts.dirty += dirty;
+            self.counts.punched -= pages - dirty;
+            self.relist(chunk.0);
+            self.close_if_idle(chunk.0);
+        }
+    }
+
+    /// Opens the lowest closed chunk.
+    fn open_any(&mut self) -> Option<u32> {
+        let chunk = match self.sets.first(CLOSED) {
+            Some(chunk) => chunk,
+            None => {
+                let chunk = self.frontier;
+                if chunk >= self.chunks_max || !self.grow_frontier(chunk + 1) {
+                    return None;
+                }
+                chunk
+            }
+        };
+        self.open(chunk);
+        Some(chunk)
+    }
+
+    /// Makes the chunks below `frontier` known as closed ones, with memory to
+    /// be had for them, their records and their part of the map.
+    fn grow_frontier(&mut self, frontier: u32) -> bool {
+        if frontier <= self.frontier {
+            return true;
+        }
+        let groups = frontier.next_multiple_of(GROUP_CHUNKS) as usize;
+        if !(self.chunks.grow_to(groups)
+            && self.map.grow_to(groups * CHUNK_PAGES as usize)
+            && self.region.grow_to(frontier as usize * CHUNK_BYTES))
+        {
+            return false;
+        }
+        for chunk in self.frontier..frontier {
+            self.sets.insert(CLOSED, chunk);
+        }
+        self.frontier = frontier;
+        true
+    }
+
+    fn open(&mut self, chunk: u32) {
+        self.sets.remove(CLOSED, chunk);
+        self.counts.open_chunks += 1;
+        self.chunks.items_mut()[chunk as usize].open(&mut self.counts.buddy);
+        self.relist(chunk);
+    }
+
+    /// Enters the chunk under its longest free block, and among those with
+    /// dirty pages or not.
+    fn relist(&mut self, chunk: u32) {
+        let record = &mut self.chunks.items_mut()[chunk as usize];
+        let listed = record.buddy.longest().map_or(0, |order| order as u8 + 1);
+        let dirty = record.dirty() > 0;
+        if listed != record.listed {
+            let before = core::mem::replace(&mut record.listed, listed);
+            if before > 0 {
+                self.sets.remove(before as usize - 1, chunk);
+            }
+            if listed > 0 {
+                self.sets.insert(listed as usize - 1, chunk);
+            }
+        }
+        if dirty != self.sets.contains(DIRTY, chunk) {
+            if dirty {
+                self.sets.insert(DIRTY, chunk);
+            } else {
+                self.sets.remove(DIRTY, chunk);
+            }
+        }
+    }
+
+    fn close_if_idle(&mut self, chunk: u32) {
+        let record = &mut self.chunks.items_mut()[chunk as usize];
+        if !record.is_idle() {
+            return;
+        }
+        record.close(&mut self.counts.buddy);
+        self.relist(chunk);
+        self.sets.insert(CLOSED, chunk);
+        self.counts.open_chunks -= 1;
+        let group = chunk / GROUP_CHUNKS * GROUP_CHUNKS;
+        let mut members = group.max(1)..group + GROUP_CHUNKS;
+        if members.all(|chunk| self.is_closed(chunk)) {
+            self.chunks.purge(group as usize, GROUP_CHUNKS as usize);
+            self.map.purge_group(ChunkIndex(group));
+        }
+    }
+
+    /// Gives back up to `pages_max` dirty pages: first those of wholly free
+    /// chunks, then from the highest address down. Returns how many.
+    pub(crate) fn purge(&mut self, pages_max: u32) -> u32 {
+        let mut batch = Batch::new();
+        let mut purged = 0;
+        for whole_only in [true, false] {
+            let mut end = self.frontier;
+            while let Some(chunk) = self.sets.last_below(DIRTY, end) {
+                end = chunk;
+                let left = pages_max - purged - batch.pages;
+                if left == 0 {
+                    break;
+                }
+                let record = &self.chunks.items()[chunk as usize];
+                if whole_only && !record.buddy.is_all_free() {
+                    continue;
+                }
+                let first = ChunkIndex(chunk).first_page();
+                for (start, pages) in runs(record.dirty_bits()) {
+                    let pages = pages.min(pages_max - purged - batch.pages);
+                    if pages == 0 {
+                        break;
+                    }
+                    let run = PageRun {
+                        start: first.plus(start),
+                        pages,
+                    };
+                    if batch.push(run) {
+                        continue;
+                    }
+                    match self.flush(&mut batch) {
+                        Some(pages) => purged += pages,
+                        None => return purged,
+                    }
+                    batch.push(run);
+                }
+            }
+            match self.flush(&mut batch) {
+                Some(pages) => purged += pages,
+                None => return purged,
+            }
+        }
+        purged
+    }
+
+    /// Purges the pages of the batch and empties it; `None` where the system
+    /// refused some, which stay dirty.
+    fn flush(&mut self, batch: &mut Batch) -> Option<u32> {
+        let done = self.give_back(batch.runs());
+        let complete = done == batch.runs().len();
+        for index in 0..done {
+            for (chunk, start, pages) in batch.runs()[index].by_chunk() {
+                self.chunks.items_mut()[chunk.0 as usize].purged(start, pages);
+                self.counts.dirty -= pages;
+                self.relist(chunk.0);
+                self.close_if_idle(chunk.0);
+            }
+        }
+        let pages = batch.pages;
+        *batch = Batch::new();
+        complete.then_some(pages)
+    }
+
+    /// Asks the system to take the memory of the runs. Returns how many of
+    /// them, from the first on, it took.
+    fn give_back(&mut self, runs: &[PageRun]) -> usize {
+        let done = self.region.purge(runs);
+        self.counts.purges_refused += u64::from(done < runs.len());
+        self.counts.purged_total += runs[..done]
+            .iter()
+            .map(|run| u64::from(run.pages))
+            .sum::<u64>();
+        done
+    }
+
+    /// The first byte of a page.
+    #[inline(always)]
+    pub(crate) fn address(&self, page: PageIndex) -> NonNull<u8> {
+        self.region.address(page)
+    }
+
+    /// Gives back what has been dirty for long enough. Returns the number of
+    /// pages and the time at which the next are due; `None` while nothing is
+    /// dirty.
+    pub(crate) fn purge_due(&mut self, now_ms: u64) -> (u32, Option<u64>) {
+        let dirty = self.counts.dirty;
+        let due = dirty - self.decay.allowed(now_ms, dirty);
+        let purged = if due > 0 { self.purge(due) } else { 0 };
+        self.decay.kept(self.counts.dirty);
+        let mut next = self.decay.next_due_ms(now_ms, self.counts.dirty);
+        if purged < due {
+            // The system has refused; asking again at once would not help.
+            const RETRY_MS: u64 = 100;
+            next = next.map(|next| next.max(now_ms + RETRY_MS));
+        }
+        (purged, next)
+    }
+
+    /// Changes the time within which free pages are purged.
+    pub(crate) fn set_decay_ms(&mut self, decay_ms: u32) {
+        self.decay = Decay::new(decay_ms);
+    }
+
+    /// Gives back the memory of pages that are handed out but dead. Returns
+    /// how many runs, counted from the first, are punched.
+    pub(crate) fn punch(&mut self, runs: &[PageRun]) -> usize {
+        let mut done = 0;
+        for batch in runs.chunks(PURGE_RUNS) {
+            let taken = self.give_back(batch);
+            for run in &batch[..taken] {
+                for (chunk, start, pages) in run.by_chunk() {
+                    let record = &mut self.chunks.items_mut()[chunk.0 as usize];
+                    self.counts.punched += record.punched(start, pages);
+                }
+            }
+            done += taken;
+            if taken < batch.len() {
+                break;
+            }
+        }
+        done
+    }
+
+    /// Notes that pages which may have been punched are about to be touched.
+    pub(crate) fn refill(&mut self, run: PageRun) {
+        for (chunk, start, pages) in run.by_chunk() {
+            let record = &mut self.chunks.items_mut()[chunk.0 as usize];
+            let missing = record.refilled(start, pages);
+            self.counts.punched -= missing;
+            self.counts.fresh_total += u64::from(missing);
+        }
+    }
+
+    /// Panics unless all books agree. Takes time in proportion to the region's
+    /// used part.
+    pub(crate) fn check(&self) {
+        let mut counts = PageCounts {
+            fresh_total: self.counts.fresh_total,
+            purged_total: self.counts.purged_total,
+            purges_refused: self.counts.purges_refused,
+            ..PageCounts::default()
+        };
+        counts.buddy.splits = self.counts.buddy.splits;
+        counts.buddy.merges = self.counts.buddy.merges;
+        for index in 1..self.frontier {
+            let listed: Vec<usize> = (0..SETS)
+                .filter(|set| self.sets.contains(*set, index))
+                .collect();
+            let Some(record) = self.chunk(ChunkIndex(index)) else {
+                assert_eq!(listed, [CLOSED], "chunk {index}");
+                continue;
+            };
+            record.check();
+            let mut expected = Vec::new();
+            expected.extend(record.buddy.longest());
+            if record.dirty() > 0 {
+                expected.push(DIRTY);
+            }
+            assert_eq!(listed, expected, "chunk {index}");
+            assert!(!record.is_idle(), "chunk {index} is open for nothing");
+            counts.used += record.used_pages();
+            counts.punched += record.punched_pages();
+            counts.dirty += record.dirty();
+            counts.open_chunks += 1;
+            for order in 0..ORDERS {
+                counts.buddy.free_blocks[order] += record.buddy.blocks(order).count() as u32;
+            }
+            let first = ChunkIndex(index).first_page();
+            for page in 0..CHUNK_PAGES {
+                let used = record.is_used(page);
+                let entry = self.map.class_entry(first.plus(page));
+                assert_eq!(used, entry != 0, "page {page} of chunk {index}");
+            }
+        }
+        assert_eq!(self.counts, counts);
+        assert!(self.region.committed() >= (self.frontier as usize - 1) * CHUNK_BYTES);
+        assert!(self.counts.resident() as usize * PAGE_BYTES <= self.region.reserved());
+    }
+}
+
+/// Runs to be given back by one call; neighbours are joined.
+struct Batch {
+    runs: [PageRun; PURGE_RUNS],
+    len: usize,
+    pages: u32,
+}
+
+impl Batch {
+    fn new() -> Batch {
+        let none = PageRun {
+            start: PageIndex(0),
+            pages: 0,
+        };
+        Batch {
+            runs: [none; PURGE_RUNS],
+            len: 0,
+            pages: 0,
+        }
+    }
+
+    fn runs(&self) -> &[PageRun] {
+        &self.runs[..self.len]
+    }
+
+    /// Adds a run; false if the batch is full.
+    fn push(&mut self, run: PageRun) -> bool {
+        if let Some(last) = self.runs[..self.len].last_mut()
+            && (last.end() == run.start || run.end() == last.start)
+        {
+            last.start = last.start.min(run.start);
+            last.pages += run.pages;
+            self.pages += run.pages;
+            return true;
+        }
+        if self.len == PURGE_RUNS {
+            return false;
+        }
+        self.runs[self.len] = run;
+        self.len += 1;
+        self.pages += run.pages;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::fake::{Faults, inject};
+    use crate::units::SlabId;
+    use proptest::prelude::*;
+
+    fn heap(chunks: usize, decay_ms: u32) -> PageHeap {
+        PageHeap::new(&PageHeapOptions {
+            region_bytes: chunks * CHUNK_BYTES,
+            region_bytes_min: chunks * CHUNK_BYTES,
+            decay_ms,
+        })
+        .unwrap()
+    }
+
+    /// The heap, and its pages as a model: who owns each, and a mark in each
+    /// page's memory.
+    struct Subject {
+        heap: PageHeap,
+        runs: Vec<PageRun>,
+        marks: u8,
+    }
+
+    impl Subject {
+        fn enter(&mut self, run: PageRun) {
+            for other in &self.runs {
+                assert!(run.end() <= other.start || other.end() <= run.start);
+            }
+            self.heap.map_mut().enter_slab(run, 0, SlabId(1));
+            self.marks = self.marks.wrapping_add(1);
+            for page in run.start.0..run.end().0 {
+                let address = self.heap.address(PageIndex(page));
+                // SAFETY: the page was handed out to this test.
+                unsafe { address.write(self.marks) };
+            }
+            self.runs.push(run);
+        }
+
+        fn leave(&mut self, index: usize) -> PageRun {
+            let run = self.runs.swap_remove(index);
+            let mark = |page| {
+                // SAFETY: the page was handed out to this test.
+                unsafe { self.heap.address(PageIndex(page)).read() }
+            };
+            let first = mark(run.start.0);
+            assert!((run.start.0..run.end().0).all(|page| mark(page) == first));
+            self.heap.map_mut().clear(run);
+            run
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Allocate { pages: u32, align_log2: u32 },
+        Free { pick: usize },
+        Extend { pick: usize, pages: u32 },
+        FreeTail { pick: usize, pages: u32 },
+        Purge { pages: u32 },
+        Wait { ms: u64 },
+        Punch { pick: usize },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let pages = prop_oneof![6 => 1u32..20, 2 => 1u32..600, 1 => 500u32..2000];
+        prop_oneof![
+            6 => (pages.clone(), prop_oneof![4 => Just(0u32), 1 => 0u32..11])
+                .prop_map(|(pages, align_log2)| Step::Allocate { pages, align_log2 }),
+            4 => any::<usize>().prop_map(|pick| Step::Free { pick }),
+            2 => (any::<usize>(), 1u32..700).prop_map(|(pick, pages)| Step::Extend { pick, pages }),
+            1 => (any::<usize>(), pages).prop_map(|(pick, pages)| Step::FreeTail { pick, pages }),
+            1 => (0u32..3000).prop_map(|pages| Step::Purge { pages }),
+            1 => (0u64..300).prop_map(|ms| Step::Wait { ms }),
+            1 => any::<usize>().prop_map(|pick| Step::Punch { pick }),
+        ]
+    }
+
+    fn faults() -> impl Strategy<Value = Faults> {
+        prop_oneof![
+            4 => Just(Faults::default()),
+            1 => any::<(bool, bool)>().prop_map(|(commit, purge)| Faults {
+                commit,
+                purge,
+                ..Faults::default()
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn runs_never_overlap_and_the_books_balance(
+            steps in prop::collection::vec((step(), faults()), 1..60),
+        ) {
+            let mut subject = Subject { heap: heap(40, 100), runs: Vec::new(), marks: 0 };
+            let mut now = 0;
+            for (step, faults) in steps {
+                let heap = &mut subject.heap;
+                match step {
+                    Step::Allocate { pages, align_log2 } => {
+                        let align = 1 << align_log2;
+                        let run = inject(faults, || heap.allocate_aligned(pages, align));
+                        if let Some(run) = run {
+                            prop_assert_eq!(run.pages, pages);
+                            prop_assert_eq!(run.start.0 % align, 0);
+                            subject.enter(run);
+                        }
+                    }
+                    Step::Free { pick } if !subject.runs.is_empty() => {
+                        let run = subject.leave(pick % subject.runs.len());
+                        subject.heap.free(run);
+                    }
+                    Step::Extend { pick, pages } if !subject.runs.is_empty() => {
+                        let index = pick % subject.runs.len();
+                        let run = subject.runs[index];
+                        let longer = run.pages + pages;
+                        if inject(faults, || heap.extend(run, longer)) {
+                            subject.leave(index);
+                            subject.enter(PageRun { pages: longer, ..run });
+                        }
+                    }
+                    Step::FreeTail { pick, pages } if !subject.runs.is_empty() => {
+                        let run = subject.leave(pick % subject.runs.len());
+                        let kept = PageRun { pages: pages.min(run.pages), ..run };
+                        if kept.pages < run.pages {
+                            subject.heap.free(PageRun {
+                                start: kept.end(),
+                                pages: run.pages - kept.pages,
+                            });
+                        }
+                        subject.enter(kept);
+                    }
+                    Step::Purge { pages } => {
+                        let dirty = heap.counts().dirty;
+                        let purged = inject(faults, || heap.purge(pages));
+                        prop_assert_eq!(heap.counts().dirty, dirty - purged);
+                        if !faults.purge {
+                            prop_assert_eq!(purged, dirty.min(pages));
+                        }
+                    }
+                    Step::Wait { ms } => {
+                        now += ms;
+                        let (_, next) = inject(faults, || heap.purge_due(now));
+                        prop_assert_eq!(next.is_some(), heap.counts().dirty > 0);
+                    }
+                    Step::Punch { pick } if !subject.runs.is_empty() => {
+                        let run = subject.leave(pick % subject.runs.len());
+                        if inject(faults, || subject.heap.punch(&[run])) == 1 {
+                            // SAFETY: the page was handed out to this test.
+                            let first = unsafe { subject.heap.address(run.start).read() };
+                            prop_assert_eq!(first, 0);
+                            subject.heap.map_mut().enter_slab(run, 0, SlabId(1));
+                            subject.heap.check();
+                            subject.heap.refill(run);
+                        }
+                        subject.enter(run);
+                    }
+                    _ => {}
+                }
+                subject.heap.check();
+            }
+            while !subject.runs.is_empty() {
+                let run = subject.leave(0);
+                subject.heap.free(run);
+            }
+            subject.heap.purge(u32::MAX);
+            subject.heap.check();
+            prop_assert_eq!(subject.heap.counts().resident(), 0);
+            prop_assert_eq!(subject.heap.counts().open_chunks, 0);
+        }
+    }
+
+    #[test]
+    fn runs_longer_than_a_chunk_leave_their_tail_to_others() {
+        let mut heap = heap(8, 0);
+        let long = heap.allocate(2 * CHUNK_PAGES + 100).unwrap();
+        assert_eq!(long.start, ChunkIndex(1).first_page());
+        let short = heap.allocate(256).unwrap();
+        assert_eq!(short.start.chunk(), ChunkIndex(3));
+        assert!(heap.allocate(5 * CHUNK_PAGES).is_none());
+        assert!(heap.allocate(4 * CHUNK_PAGES).is_some());
+        assert!(heap.allocate(CHUNK_PAGES).is_none());
+        assert!(heap.allocate(120).is_some());
+    }
+
+    #[test]
+    fn the_fullest_chunk_serves_and_high_chunks_empty() {
+        let mut heap = heap(8, 0);
+        let runs: Vec<PageRun> = (0..4).map(|_| heap.allocate(512).unwrap()).collect();
+        for run in &runs[..3] {
+            heap.free(PageRun {
+                start: run.start.plus(300),
+                pages: 212,
+            });
+        }
+        heap.free(PageRun {
+            start: runs[1].start,
+            pages: 100,
+        });
+        // All have a longest free block of 128 pages: the lowest chunk serves,
+        // and then has shorter ones than the others, so that it serves again.
+        assert_eq!(heap.allocate(100).unwrap().start.chunk(), ChunkIndex(1));
+        assert_eq!(heap.allocate(60).unwrap().start.chunk(), ChunkIndex(1));
+        assert_eq!(heap.allocate(60).unwrap().start.chunk(), ChunkIndex(2));
+    }
+
+    #[test]
+    fn dirty_pages_are_reused_before_clean_ones() {
+        let mut heap = heap(8, 1000);
+        let run = heap.allocate(8).unwrap();
+        let keep = heap.allocate(8).unwrap();
+        heap.map_mut().enter_slab(keep, 0, SlabId(1));
+        heap.free(run);
+        assert_eq!(heap.counts().dirty, 8);
+        let fresh = heap.counts().fresh_total;
+        assert_eq!(heap.allocate(4).unwrap().start, run.start);
+        assert_eq!(heap.counts().fresh_total, fresh);
+    }
+
+    #[test]
+    fn a_region_that_is_refused_is_halved() {
+        let options = PageHeapOptions {
+            region_bytes: 1 << 50,
+            region_bytes_min: 1 << 26,
+            decay_ms: 0,
+        };
+        let heap = PageHeap::new(&options).unwrap();
+        assert!(heap.region_bytes() < 1 << 50 && heap.region_bytes() >= 1 << 26);
+        let faults = Faults {
+            reserve: true,
+            ..Faults::default()
+        };
+        assert!(inject(faults, || PageHeap::new(&options)).is_none());
+    }
+}

@@ -1,0 +1,192 @@
+//! From an address to what lies there: two arrays with an entry per page.
+//!
+//! | array | entry | meaning |
+//! |---|---|---|
+//! | classes | 0 | the page is free |
+//! | | class + 1 | a page of a slab of that class |
+//! | | [`LARGE_HEAD`], [`LARGE_BODY`] | the first page, any further page of a large run |
+//! | slabs | slab number | on pages of slabs |
+//! | | pages of the run | on the first page of a large run |
+//!
+//! Five bytes per page, outside the pages themselves, so that no overflow
+//! reaches them and dead pages can be given back. Entries of free pages are
+//! zero: where a page of the map holds only such, it is given back too.
+
+use crate::metadata::Table;
+use crate::units::{CHUNK_PAGES, ChunkIndex, PageIndex, PageRun, SlabId};
+
+/// Entry of the first page of a large run.
+pub(crate) const LARGE_HEAD: u8 = 254;
+/// Entry of the further pages of a large run.
+pub(crate) const LARGE_BODY: u8 = 255;
+
+/// Chunks whose entries fill whole pages of both arrays.
+pub(crate) const GROUP_CHUNKS: u32 = 8;
+
+/// The map of one region.
+#[derive(Debug)]
+pub(crate) struct PageMap {
+    classes: Table<u8>,
+    slabs: Table<u32>,
+}
+
+impl PageMap {
+    /// An empty map that may grow to `pages_max` pages.
+    pub(crate) fn reserve(pages_max: usize) -> Option<PageMap> {
+        Some(PageMap {
+            classes: Table::reserve(pages_max)?,
+            slabs: Table::reserve(pages_max)?,
+        })
+    }
+
+    /// Makes room for the entries of the first `pages` pages.
+    #[must_use]
+    pub(crate) fn grow_to(&mut self, pages: usize) -> bool {
+        self.classes.grow_to(pages) && self.slabs.grow_to(pages)
+    }
+
+    /// Where the class entries start; entry i belongs to page i.
+    #[inline(always)]
+    pub(crate) fn class_entries(&self) -> *mut u8 {
+        self.classes.start().as_ptr()
+    }
+
+    /// Where the slab entries start; entry i belongs to page i.
+    #[inline(always)]
+    pub(crate) fn slab_entries(&self) -> *mut u32 {
+        self.slabs.start().as_ptr()
+    }
+
+    /// The class entry of a page; 0 beyond what was ever handed out.
+    #[inline]
+    pub(crate) fn class_entry(&self, page: PageIndex) -> u8 {
+        if page.0 as usize >= self.classes.len() {
+            return 0;
+        }
+        // SAFETY: the page lies within the map, as just seen.
+        unsafe { *self.class_entries().add(page.0 as usize) }
+    }
+
+    /// The slab entry of a page; 0 beyond what was ever handed out.
+    #[inline]
+    pub(crate) fn slab_entry(&self, page: PageIndex) -> u32 {
+        if page.0 as usize >= self.slabs.len() {
+            return 0;
+        }
+        // SAFETY: the page lies within the map, as just seen.
+        unsafe { *self.slab_entries().add(page.0 as usize) }
+    }
+
+    /// The slab that owns a page.
+    ///
+    /// # Safety
+    /// The page was handed out, so it lies within the map.
+    #[inline(always)]
+    pub(crate) unsafe fn slab_of(&self, page: PageIndex) -> SlabId {
+        // SAFETY: the map has grown over every page that was handed out.
+        unsafe { SlabId(*self.slab_entries().add(page.0 as usize)) }
+    }
+
+    /// Enters a slab.
+    pub(crate) fn enter_slab(&mut self, run: PageRun, class: usize, slab: SlabId) {
+        self.fill_classes(run.start, run.end(), class as u8 + 1);
+        self.assert_within(run.end());
+        for page in run.start.0..run.end().0 {
+            // SAFETY: the page lies within the map, as asserted.
+            unsafe { self.slab_entries().add(page as usize).write(slab.0) };
+        }
+    }
+
+    /// Enters a large run.
+    pub(crate) fn enter_large(&mut self, run: PageRun) {
+        self.fill_classes(run.start, run.start.plus(1), LARGE_HEAD);
+        self.fill_classes(run.start.plus(1), run.end(), LARGE_BODY);
+        self.set_length(run);
+    }
+
+    /// Lengthens or shortens the entry of a large run that starts at the same
+    /// page; the pages that leave it become free entries.
+    pub(crate) fn resize_large(&mut self, old: PageRun, new: PageRun) {
+        debug_assert_eq!(old.start, new.start);
+        if new.pages > old.pages {
+            self.fill_classes(old.end(), new.end(), LARGE_BODY);
+        } else {
+            self.fill_classes(new.end(), old.end(), 0);
+        }
+        self.set_length(new);
+    }
+
+    /// Makes the entries of a run free.
+    pub(crate) fn clear(&mut self, run: PageRun) {
+        self.fill_classes(run.start, run.end(), 0);
+    }
+
+    fn assert_within(&self, end: PageIndex) {
+        assert!(end.0 as usize <= self.classes.len().min(self.slabs.len()));
+    }
+
+    /// Writes class entries without a reference to them: other threads may
+    /// read the entries of pages that they own at the same time.
+    fn fill_classes(&mut self, start: PageIndex, end: PageIndex, entry: u8) {
+        self.assert_within(end);
+        let (start, end) = (start.0 as usize, end.0 as usize);
+        // SAFETY: the pages lie within the map, as asserted.
+        unsafe { core::ptr::write_bytes(self.class_entries().add(start), entry, end - start) };
+    }
+
+    fn set_length(&mut self, run: PageRun) {
+        self.assert_within(run.end());
+        // SAFETY: the page lies within the map, as asserted.
+        unsafe {
+            self.slab_entries()
+                .add(run.start.0 as usize)
+                .write(run.pages)
+        };
+    }
+
+    /// Gives the entries of the group of [`GROUP_CHUNKS`] chunks back that
+    /// starts at `first`, all of whose pages are free.
+    pub(crate) fn purge_group(&mut self, first: ChunkIndex) {
+        let page = first.first_page().0 as usize;
+        let pages = (GROUP_CHUNKS * CHUNK_PAGES) as usize;
+        self.classes.purge(page, pages);
+        self.slabs.purge(page, pages);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_follow_runs() {
+        let mut map = PageMap::reserve(1 << 16).unwrap();
+        assert!(map.grow_to(1 << 14));
+        let run = |start, pages| PageRun {
+            start: PageIndex(start),
+            pages,
+        };
+        map.enter_slab(run(600, 4), 7, SlabId(99));
+        assert_eq!(map.class_entry(PageIndex(603)), 8);
+        assert_eq!(map.slab_entry(PageIndex(600)), 99);
+        map.enter_large(run(700, 3));
+        map.resize_large(run(700, 3), run(700, 5));
+        let entries: Vec<u8> = (699..706)
+            .map(|page| map.class_entry(PageIndex(page)))
+            .collect();
+        assert_eq!(
+            entries,
+            [
+                0, LARGE_HEAD, LARGE_BODY, LARGE_BODY, LARGE_BODY, LARGE_BODY, 0
+            ]
+        );
+        assert_eq!(map.slab_entry(PageIndex(700)), 5);
+        map.resize_large(run(700, 5), run(700, 1));
+        assert_eq!(map.class_entry(PageIndex(701)), 0);
+        map.clear(run(600, 4));
+        map.clear(run(700, 1));
+        map.purge_group(ChunkIndex(0));
+        assert!((0..4096).all(|page| map.class_entry(PageIndex(page)) == 0));
+        assert_eq!(map.class_entry(PageIndex(1 << 20)), 0);
+    }
+}
