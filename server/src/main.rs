@@ -6,7 +6,7 @@
 //!
 //! | row | files |
 //! |---|---|
-//! | words | `clock` |
+//! | words | `clock` `extended` `glob` `lcs` `number` |
 //! | wire | `resp` |
 //! | settings | `config` |
 //! | sockets | `net` |
@@ -21,7 +21,11 @@ mod clients;
 mod clock;
 mod commands;
 mod config;
+mod extended;
+mod glob;
+mod lcs;
 mod net;
+mod number;
 mod observe;
 mod resp;
 mod server;

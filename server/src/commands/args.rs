@@ -2,6 +2,7 @@
 
 use kvstore::Key;
 
+use crate::commands::error::CommandError;
 use crate::resp::parse::Span;
 
 /// The arguments, the command's name being number 0.
@@ -66,6 +67,26 @@ impl<'a> Args<'a> {
             .map(move |span| &self.bytes[span.start..span.start + span.len])
     }
 
+    /// Argument `index` as an integer of 64 bits.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline]
+    pub(crate) fn integer(self, index: usize) -> Result<i64, CommandError> {
+        kvstore::parse_integer(self.get(index)).ok_or(CommandError::NOT_AN_INTEGER)
+    }
+
+    /// Argument `index` as an integer of 32 bits, such as the number of a database.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub(crate) fn small_integer(self, index: usize) -> Result<i32, CommandError> {
+        i32::try_from(self.integer(index)?).map_err(|_| {
+            let (least, most) = (i32::MIN, i32::MAX);
+            format!("ERR value is out of range, value must between {least} and {most}").into()
+        })
+    }
+
     /// Key `index` in the order in which the command's key specs find them.
     ///
     /// # Panics
@@ -79,6 +100,15 @@ impl<'a> Args<'a> {
     #[inline]
     pub(crate) fn keys(self) -> &'a [Key<'a>] {
         self.keys
+    }
+
+    /// The arguments without the first `count` ones, for commands that are given another command.
+    pub(crate) fn skip(self, count: usize) -> Self {
+        Self {
+            spans: &self.spans[count.min(self.spans.len())..],
+            keys: &[],
+            ..self
+        }
     }
 
     /// Where each argument lies, and the bytes that they lie in.

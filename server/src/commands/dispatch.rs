@@ -42,6 +42,7 @@ pub(crate) fn run_command(ctx: &mut Context<'_>, command: &Command, args: Args<'
     let shards = match command.spec.locking {
         Locking::Keys => shards_of(ctx, &keys),
         Locking::All => keyspace.all_shards(),
+        Locking::Walk => ShardSet::EMPTY,
         Locking::Transaction => transaction_shards(ctx),
     };
     ctx.locked = keyspace.lock(shards);
@@ -54,7 +55,10 @@ pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) {
     let began = Ticks::now();
     let errors = ctx.reply.error_count();
     ctx.command = command.index;
+    let start = ctx.reply.len();
     if let Err(error) = (command.spec.handler)(ctx, args) {
+        // A command may fail when a part of its reply is written already.
+        ctx.reply.truncate(start);
         ctx.reply.error(error.text());
     }
     let counters = &ctx.stats.commands[usize::from(command.index)];

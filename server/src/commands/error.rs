@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use kvstore::{OutOfMemory, UpdateError};
+
 /// An error reply, without its leading `-`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CommandError {
@@ -39,6 +41,23 @@ impl CommandError {
     /// The text on the wire.
     pub(crate) fn text(&self) -> &[u8] {
         &self.text
+    }
+}
+
+impl From<OutOfMemory> for CommandError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OUT_OF_MEMORY
+    }
+}
+
+impl From<UpdateError> for CommandError {
+    fn from(error: UpdateError) -> Self {
+        match error {
+            UpdateError::OutOfMemory => Self::OUT_OF_MEMORY,
+            UpdateError::WrongType => Self::WRONG_TYPE,
+            UpdateError::NotAnInteger => Self::NOT_AN_INTEGER,
+            UpdateError::Overflow => Self::new("ERR increment or decrement would overflow"),
+        }
     }
 }
 

@@ -119,9 +119,9 @@ fn place(packed: u128) -> usize {
 
 impl CommandTable {
     /// Builds the table from its records.
-    pub(crate) fn new(specs: &'static [CommandSpec]) -> Self {
+    pub(crate) fn new(families: &'static [&'static [CommandSpec]]) -> Self {
         let mut commands = Vec::new();
-        for spec in specs {
+        for spec in families.iter().copied().flatten() {
             add(&mut commands, spec, None);
         }
         let mut table = Self {
@@ -270,6 +270,13 @@ impl Command {
                     each_of_spec(spec, args, &mut visit);
                 }
             }
+        }
+    }
+
+    /// Like [`Command::each_key`], with the key spec that found each key.
+    pub(crate) fn each_key_and_spec(&self, args: Args<'_>, mut visit: impl FnMut(usize, &KeySpec)) {
+        for spec in self.spec.keys {
+            each_of_spec(spec, args, &mut |at| visit(at, spec));
         }
     }
 

@@ -4,12 +4,18 @@
 //! the session, the reply and read-only views of the rest; a handler never sees the server or a socket.
 
 pub(crate) mod args;
+pub(crate) mod command;
 pub(crate) mod connection;
 pub(crate) mod context;
 pub(crate) mod dispatch;
 pub(crate) mod error;
+pub(crate) mod keys;
 pub(crate) mod lookup;
+pub(crate) mod script;
+pub(crate) mod string;
+pub(crate) mod syntax;
 pub(crate) mod table;
+pub(crate) mod transaction;
 
 use args::Args;
 use context::Context;

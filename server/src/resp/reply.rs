@@ -302,7 +302,8 @@ impl Reply {
         self.finish(place, |reply| reply.set(len));
     }
 
-    fn finish(&mut self, place: Deferred, header: impl FnOnce(&mut Self)) {
+    /// Puts whatever `header` writes in the deferred place.
+    pub(crate) fn finish(&mut self, place: Deferred, header: impl FnOnce(&mut Self)) {
         let end = self.buf.len();
         header(self);
         let added = self.buf.len() - end;

@@ -1,0 +1,489 @@
+//! Commands on keys of any type, on whole databases and on iteration.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use kvstore::{Key, ScanCursor, ShardSet, Touch};
+
+use crate::commands::CommandResult;
+use crate::commands::args::Args;
+use crate::commands::context::Context;
+use crate::commands::error::CommandError;
+use crate::glob::Pattern;
+use crate::number::parse_unsigned;
+
+/// Writes how many of the keys `holds` is true of.
+fn count_keys(
+    ctx: &mut Context<'_>,
+    args: Args<'_>,
+    mut holds: impl FnMut(&mut kvstore::Db<'_>, &Key<'_>) -> bool,
+) -> CommandResult {
+    let (mut db, reply) = ctx.db_and_reply();
+    reply.count(args.keys().iter().filter(|key| holds(&mut db, key)).count());
+    Ok(())
+}
+
+/// `DEL key...`
+pub(crate) fn del(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    count_keys(ctx, args, |db, key| db.remove(key))
+}
+
+/// `UNLINK key...`. Removing a value takes constant time, whatever its size, so this is `DEL`.
+pub(crate) fn unlink(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    del(ctx, args)
+}
+
+/// `EXISTS key...`
+pub(crate) fn exists(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    count_keys(ctx, args, |db, key| db.exists(key, Touch::INSPECT))
+}
+
+/// `TOUCH key...`. It is what the command is for, so it counts as a use for every client.
+pub(crate) fn touch(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    count_keys(ctx, args, |db, key| db.exists(key, Touch::READ))
+}
+
+/// `TYPE key`
+pub(crate) fn type_of(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let (mut db, reply) = ctx.db_and_reply();
+    let found = db.type_of(&args.key(0), Touch::INSPECT);
+    reply.simple(found.map_or("none", |value_type| value_type.name()));
+    Ok(())
+}
+
+/// The conditions under which EXPIRE and its kin act.
+#[derive(Clone, Copy, Debug, Default)]
+struct ExpireConditions {
+    /// Only if the key has no expiration.
+    nx: bool,
+    /// Only if it has one.
+    xx: bool,
+    /// Only if the new one is later; no expiration counts as never.
+    gt: bool,
+    /// Only if the new one is earlier.
+    lt: bool,
+}
+
+impl ExpireConditions {
+    fn parse(args: Args<'_>) -> Result<Self, CommandError> {
+        let mut conditions = Self::default();
+        for option in args.from(3) {
+            let chosen = match option.to_ascii_lowercase().as_slice() {
+                b"nx" => &mut conditions.nx,
+                b"xx" => &mut conditions.xx,
+                b"gt" => &mut conditions.gt,
+                b"lt" => &mut conditions.lt,
+                _ => return Err([b"ERR Unsupported option ", option].concat().into()),
+            };
+            *chosen = true;
+        }
+        let Self { nx, xx, gt, lt } = conditions;
+        if nx && (xx || gt || lt) {
+            return Err(CommandError::new(
+                "ERR NX and XX, GT or LT options at the same time are not compatible",
+            ));
+        }
+        if gt && lt {
+            return Err(CommandError::new(
+                "ERR GT and LT options at the same time are not compatible",
+            ));
+        }
+        Ok(conditions)
+    }
+
+    /// Whether a key that expires at `old` may expire at `new` from now on.
+    fn allow(self, old: Option<u64>, new: i64) -> bool {
+        let later = old.is_some_and(|old| new > old as i64);
+        let earlier = old.is_none_or(|old| new < old as i64);
+        let refused = (self.nx && old.is_some())
+            || (self.xx && old.is_none())
+            || (self.gt && !later)
+            || (self.lt && !earlier);
+        !refused
+    }
+}
+
+/// Sets the expiration to argument 2, in units of `unit_ms`, counted from `origin_ms` of Unix time.
+fn set_expiry(
+    ctx: &mut Context<'_>,
+    args: Args<'_>,
+    unit_ms: i64,
+    origin_ms: u64,
+) -> CommandResult {
+    let conditions = ExpireConditions::parse(args)?;
+    let given = args.integer(2)?;
+    let at_ms = given
+        .checked_mul(unit_ms)
+        .and_then(|at| at.checked_add(origin_ms as i64));
+    let at_ms = at_ms.ok_or_else(|| ctx.invalid_expire_time())?;
+    let now_ms = ctx.now_ms;
+    let key = args.key(0);
+    let (mut db, reply) = ctx.db_and_reply();
+    let done = match db.expiry(&key) {
+        None => false,
+        Some(old) if !conditions.allow(old, at_ms) => false,
+        Some(_) if at_ms <= now_ms as i64 => db.remove(&key),
+        Some(_) => db.set_expiry(&key, at_ms as u64)?,
+    };
+    reply.integer(i64::from(done));
+    Ok(())
+}
+
+/// `EXPIRE key seconds [NX | XX | GT | LT]`
+pub(crate) fn expire(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let now_ms = ctx.now_ms;
+    set_expiry(ctx, args, 1000, now_ms)
+}
+
+/// `PEXPIRE key milliseconds [NX | XX | GT | LT]`
+pub(crate) fn pexpire(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let now_ms = ctx.now_ms;
+    set_expiry(ctx, args, 1, now_ms)
+}
+
+/// `EXPIREAT key unix-time-seconds [NX | XX | GT | LT]`
+pub(crate) fn expireat(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    set_expiry(ctx, args, 1000, 0)
+}
+
+/// `PEXPIREAT key unix-time-milliseconds [NX | XX | GT | LT]`
+pub(crate) fn pexpireat(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    set_expiry(ctx, args, 1, 0)
+}
+
+/// Writes what `show` makes of the expiration, -1 if there is none, -2 if there is no key.
+fn write_expiry(ctx: &mut Context<'_>, args: Args<'_>, show: fn(u64, u64) -> u64) -> CommandResult {
+    let key = args.key(0);
+    let now_ms = ctx.now_ms;
+    let (mut db, reply) = ctx.db_and_reply();
+    db.exists(&key, Touch::INSPECT);
+    reply.integer(match db.expiry(&key) {
+        None => -2,
+        Some(None) => -1,
+        Some(Some(at_ms)) => show(at_ms, now_ms) as i64,
+    });
+    Ok(())
+}
+
+/// Seconds, rounded to the nearest.
+fn seconds(milliseconds: u64) -> u64 {
+    milliseconds.saturating_add(500) / 1000
+}
+
+/// `TTL key`
+pub(crate) fn ttl(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    write_expiry(ctx, args, |at_ms, now_ms| {
+        seconds(at_ms.saturating_sub(now_ms))
+    })
+}
+
+/// `PTTL key`
+pub(crate) fn pttl(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    write_expiry(ctx, args, |at_ms, now_ms| at_ms.saturating_sub(now_ms))
+}
+
+/// `EXPIRETIME key`
+pub(crate) fn expiretime(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    write_expiry(ctx, args, |at_ms, _| seconds(at_ms))
+}
+
+/// `PEXPIRETIME key`
+pub(crate) fn pexpiretime(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    write_expiry(ctx, args, |at_ms, _| at_ms)
+}
+
+/// `PERSIST key`
+pub(crate) fn persist(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let persisted = ctx.db().persist(&args.key(0));
+    ctx.reply.integer(i64::from(persisted));
+    Ok(())
+}
+
+/// `RENAME key newkey`
+pub(crate) fn rename(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    if !ctx.db().rename(&args.key(0), &args.key(1))? {
+        return Err(CommandError::NO_SUCH_KEY);
+    }
+    ctx.reply.ok();
+    Ok(())
+}
+
+/// `RENAMENX key newkey`
+pub(crate) fn renamenx(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let (from, to) = (args.key(0), args.key(1));
+    let (mut db, reply) = ctx.db_and_reply();
+    if !db.exists(&from, Touch::WRITE) {
+        return Err(CommandError::NO_SUCH_KEY);
+    }
+    // The key itself counts as having its own name.
+    let renamed = !db.exists(&to, Touch::NONE) && db.rename(&from, &to)?;
+    reply.integer(i64::from(renamed));
+    Ok(())
+}
+
+/// The number of a database, as argument `at` gives it.
+fn database(ctx: &Context<'_>, args: Args<'_>, at: usize) -> Result<usize, CommandError> {
+    let index = usize::try_from(args.small_integer(at)?);
+    let exists = |index: &usize| *index < ctx.services.keyspace.databases();
+    index
+        .ok()
+        .filter(exists)
+        .ok_or(CommandError::DB_OUT_OF_RANGE)
+}
+
+const SAME_OBJECT: CommandError =
+    CommandError::new("ERR source and destination objects are the same");
+
+/// `COPY source destination [DB destination-db] [REPLACE]`
+pub(crate) fn copy(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let (mut to_db, mut replace) = (ctx.session.db, false);
+    let mut at = 3;
+    while at < args.len() {
+        if args.is(at, "replace") {
+            replace = true;
+        } else if args.is(at, "db") && at + 1 < args.len() {
+            at += 1;
+            to_db = database(ctx, args, at)?;
+        } else {
+            return Err(CommandError::SYNTAX);
+        }
+        at += 1;
+    }
+    let (from, to) = (args.key(0), args.key(1));
+    if to_db == ctx.session.db && from.bytes() == to.bytes() {
+        return Err(SAME_OBJECT);
+    }
+    let touch = ctx.touch(Touch::READ);
+    let copied = ctx.db().exists(&from, touch)
+        && (replace || !ctx.locked.db(to_db, ctx.now_ms).exists(&to, Touch::NONE))
+        && ctx.db().copy(&from, to_db, &to)?;
+    ctx.reply.integer(i64::from(copied));
+    Ok(())
+}
+
+/// `MOVE key db`
+pub(crate) fn move_key(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let to_db = database(ctx, args, 2)?;
+    if to_db == ctx.session.db {
+        return Err(SAME_OBJECT);
+    }
+    let moved = ctx.db().move_to(&args.key(0), to_db)?;
+    ctx.reply.integer(i64::from(moved));
+    Ok(())
+}
+
+/// `SWAPDB index1 index2`
+pub(crate) fn swapdb(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let index = |at, error| args.small_integer(at).map_err(|_| CommandError::new(error));
+    let first = index(1, "ERR invalid first DB index")?;
+    let second = index(2, "ERR invalid second DB index")?;
+    let databases = ctx.services.keyspace.databases();
+    let valid = |index| {
+        usize::try_from(index)
+            .ok()
+            .filter(|index| *index < databases)
+    };
+    let both = valid(first).zip(valid(second));
+    let (first, second) = both.ok_or(CommandError::DB_OUT_OF_RANGE)?;
+    ctx.locked.swap_databases(first, second);
+    ctx.reply.ok();
+    Ok(())
+}
+
+/// Checks the options of FLUSHDB and FLUSHALL. Whether the memory is given back before the reply or
+/// after it is the keyspace's affair, since neither takes longer with more keys.
+fn check_flush_options(args: Args<'_>) -> CommandResult {
+    let known = args.len() == 1 || (args.len() == 2 && (args.is(1, "sync") || args.is(1, "async")));
+    if known {
+        Ok(())
+    } else {
+        Err(CommandError::SYNTAX)
+    }
+}
+
+/// `FLUSHDB [ASYNC | SYNC]`
+pub(crate) fn flushdb(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    check_flush_options(args)?;
+    ctx.db().clear();
+    ctx.reply.ok();
+    Ok(())
+}
+
+/// `FLUSHALL [ASYNC | SYNC]`
+pub(crate) fn flushall(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    check_flush_options(args)?;
+    ctx.locked.clear_all();
+    ctx.reply.ok();
+    Ok(())
+}
+
+/// `DBSIZE`
+pub(crate) fn dbsize(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
+    let len = ctx.db().len();
+    ctx.reply.count(len);
+    Ok(())
+}
+
+/// `RANDOMKEY`
+pub(crate) fn randomkey(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
+    let keyspace = &ctx.services.keyspace;
+    let (mut db, reply) = ctx.db_and_reply();
+    loop {
+        // The hasher's keys are secret and never the same twice, so an empty hash is a random number.
+        let random = RandomState::new().build_hasher().finish();
+        let Some(key) = db.random_key(random).map(<[u8]>::to_vec) else {
+            reply.null();
+            return Ok(());
+        };
+        // A key whose time has come is removed by looking at it, so this ends.
+        if db.exists(&keyspace.key(&key), Touch::NONE) {
+            reply.bulk(&key);
+            return Ok(());
+        }
+    }
+}
+
+/// `KEYS pattern`
+pub(crate) fn keys(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let pattern = Pattern::new(args.get(1));
+    let all = pattern.matches_all();
+    let (mut db, reply) = ctx.db_and_reply();
+    let place = reply.deferred();
+    let mut count = 0;
+    db.scan(ScanCursor::START, usize::MAX, |key, _| {
+        if all || pattern.matches(key) {
+            reply.bulk(key);
+            count += 1;
+        }
+    });
+    reply.finish_array(place, count);
+    Ok(())
+}
+
+/// `SCAN cursor [MATCH pattern] [COUNT count] [TYPE type]`
+pub(crate) fn scan(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let cursor = parse_unsigned(args.get(1)).ok_or(CommandError::new("ERR invalid cursor"))?;
+    let mut pattern = None;
+    let mut wanted_type = None;
+    let mut left = 10;
+    let mut at = 2;
+    while at < args.len() {
+        if at + 1 == args.len() {
+            return Err(CommandError::SYNTAX);
+        }
+        if args.is(at, "count") {
+            left = usize::try_from(args.integer(at + 1)?).unwrap_or(0);
+            if left == 0 {
+                return Err(CommandError::SYNTAX);
+            }
+        } else if args.is(at, "match") {
+            pattern = Some(Pattern::new(args.get(at + 1))).filter(|pattern| !pattern.matches_all());
+        } else if args.is(at, "type") {
+            wanted_type = Some(args.get(at + 1));
+        } else {
+            return Err(CommandError::SYNTAX);
+        }
+        at += 2;
+    }
+
+    let keyspace = &ctx.services.keyspace;
+    let place = ctx.reply.deferred();
+    let mut cursor = ScanCursor::from_raw(cursor);
+    let mut found = 0;
+    loop {
+        let shard = keyspace.shard_of_cursor(cursor);
+        if shard.is_empty() {
+            cursor = ScanCursor::START;
+            break;
+        }
+        // Inside of a transaction all shards are locked.
+        let inside_transaction = ctx.locked.shards().contains_all(shard);
+        if !inside_transaction {
+            ctx.locked = keyspace.lock(shard);
+        }
+        let (mut db, reply) = ctx.db_and_reply();
+        let mut seen = 0;
+        cursor = db.scan(cursor, left, |key, value| {
+            seen += 1;
+            let of_type = |name: &[u8]| {
+                value
+                    .value_type()
+                    .name()
+                    .as_bytes()
+                    .eq_ignore_ascii_case(name)
+            };
+            if pattern.is_none_or(|pattern| pattern.matches(key)) && wanted_type.is_none_or(of_type)
+            {
+                reply.bulk(key);
+                found += 1;
+            }
+        });
+        if !inside_transaction {
+            ctx.locked = keyspace.lock(ShardSet::EMPTY);
+        }
+        left = left.saturating_sub(seen);
+        if cursor == ScanCursor::START || left == 0 {
+            break;
+        }
+    }
+    ctx.reply.finish(place, |reply| {
+        reply.array(2);
+        reply.bulk(cursor.raw().to_string().as_bytes());
+        reply.array(found);
+    });
+    Ok(())
+}
+
+/// Looks the key of an OBJECT subcommand up and writes null if there is none.
+fn object_exists(ctx: &mut Context<'_>, args: Args<'_>) -> bool {
+    let found = ctx.db().exists(&args.key(0), Touch::INSPECT);
+    if !found {
+        ctx.reply.null();
+    }
+    found
+}
+
+/// `OBJECT ENCODING key`
+pub(crate) fn object_encoding(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    if object_exists(ctx, args) {
+        let encoding = ctx.db().encoding(&args.key(0));
+        ctx.reply.bulk(
+            encoding
+                .map_or("unknown", |encoding| encoding.name())
+                .as_bytes(),
+        );
+    }
+    Ok(())
+}
+
+/// `OBJECT REFCOUNT key`. A value has exactly one owner, its key.
+pub(crate) fn object_refcount(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    if object_exists(ctx, args) {
+        ctx.reply.integer(1);
+    }
+    Ok(())
+}
+
+/// `OBJECT IDLETIME key`
+pub(crate) fn object_idletime(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    if object_exists(ctx, args) {
+        let idle = ctx.db().idle_seconds(&args.key(0)).ok_or(CommandError::new(
+            "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when \
+             switching between policies at runtime LRU and LFU data will take some time to adjust.",
+        ))?;
+        ctx.reply.integer(idle as i64);
+    }
+    Ok(())
+}
+
+/// `OBJECT FREQ key`
+pub(crate) fn object_freq(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    if object_exists(ctx, args) {
+        let frequency = ctx.db().frequency(&args.key(0)).ok_or(CommandError::new(
+            "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note \
+             that when switching between policies at runtime LRU and LFU data will take some time \
+             to adjust.",
+        ))?;
+        ctx.reply.integer(i64::from(frequency));
+    }
+    Ok(())
+}
