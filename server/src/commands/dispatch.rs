@@ -9,6 +9,7 @@ use crate::commands::context::Context;
 use crate::commands::error::CommandError;
 use crate::commands::lookup::{Command, Found};
 use crate::commands::table::{Flags, Locking};
+use crate::commands::transaction;
 use crate::session::QueuedCommand;
 
 /// Keys of one command; commands with more than a few have them on the heap.
@@ -130,6 +131,12 @@ fn reject(ctx: &mut Context<'_>, command: Option<&Command>, error: &CommandError
         ctx.stats.commands[usize::from(command.index)]
             .rejected
             .add(1);
+        if command.spec.locking == Locking::Transaction {
+            // An EXEC that cannot run ends the transaction all the same.
+            ctx.reply
+                .error(transaction::abort(ctx.session, &ctx.services.keyspace, error).text());
+            return;
+        }
     }
     ctx.reply.error(error.text());
 }

@@ -60,6 +60,20 @@ pub(crate) fn unwatch(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
     Ok(())
 }
 
+/// Ends the transaction for an EXEC that is refused for `reason`; returns what the client is told.
+pub(crate) fn abort(
+    session: &mut Session,
+    keyspace: &Keyspace,
+    reason: &CommandError,
+) -> CommandError {
+    session.transaction = None;
+    unwatch_all(session, keyspace);
+    let reason = reason.text().strip_prefix(b"ERR ").unwrap_or(reason.text());
+    [b"EXECABORT Transaction discarded because of: ", reason]
+        .concat()
+        .into()
+}
+
 /// Ends all watching of a client. Locks the shards of the watched keys, so the caller must hold none if
 /// there are any.
 pub(crate) fn unwatch_all(session: &mut Session, keyspace: &Keyspace) {
