@@ -12,6 +12,7 @@
 //! ```
 
 use crate::metadata::Table;
+use crate::units::PAGE_BYTES;
 
 /// `sets` sets over `0..members`.
 #[derive(Debug)]
@@ -151,6 +152,13 @@ impl BitSets {
             }
         }
         leaf.map(|leaf| (leaf << 6 | high(words[self.leaf(set, leaf)])) as u32)
+    }
+
+    /// Bytes that have memory behind them, if only members below `end` have
+    /// ever been added.
+    pub(crate) fn resident_bytes(&self, end: u32) -> usize {
+        let words = self.leaf_at + (end as usize).div_ceil(64) * self.sets;
+        (words * 8).next_multiple_of(PAGE_BYTES)
     }
 
     /// The 64 members from `64 * word` on, as bits.

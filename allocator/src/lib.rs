@@ -20,15 +20,15 @@
 //! ```text
 //! words     fatal sync units size_class options
 //! system    os
-//! pages     metadata bit_sets buddy decay page_map chunk page_heap
-//! objects   slab bin large remote_free evacuation
-//! arenas    stats local_arena arena
+//! pages     metadata bit_sets buddy decay page_map chunk page_heap record_pool
+//! objects   slab bin large evacuation remote_free
+//! arenas    stats local_arena arena model
 //! threads   thread_cache thread
 //! engine    heap
 //! faces     global_alloc introspect
 //! ```
 
-// The layers that use these two stand above them.
+// The layers that use these stand above them.
 #[allow(dead_code)]
 mod fatal;
 #[allow(dead_code)]
@@ -39,27 +39,34 @@ mod sync;
 #[cfg(not(loom))]
 mod thread_cache;
 
-// The layers that use these stand above them.
-#[allow(dead_code)]
+mod bin;
 mod bit_sets;
-#[allow(dead_code)]
 mod buddy;
 #[allow(dead_code)]
 mod chunk;
-#[allow(dead_code)]
 mod decay;
-#[allow(dead_code)]
+mod evacuation;
+mod large;
 mod metadata;
+#[allow(dead_code)]
+mod os;
 #[allow(dead_code)]
 mod page_heap;
 #[allow(dead_code)]
 mod page_map;
+mod record_pool;
+mod slab;
 
 pub mod local_arena;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod model;
 pub mod options;
-pub mod os;
 pub mod size_class;
+pub mod stats;
 pub mod units;
 
-pub use local_arena::LocalArena;
+pub use evacuation::{Prediction, Victim, VictimPolicy};
+pub use local_arena::{LiveSlot, LocalArena};
 pub use options::{ArenaOptions, Classes};
+pub use stats::{ArenaStats, ClassStats, Purged, Waste};

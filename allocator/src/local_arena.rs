@@ -1,72 +1,156 @@
-//! `LocalArena`: an allocator for one owner, in a region of its own.
+//! `LocalArena`: an allocator for one owner at a time, in a region of its own.
 //!
-//! Small requests come from free lists per size class, larger ones from runs
-//! of a power of two of pages; both are cut from the region in ascending order.
+//! No atomics, no locks, no thread cache. Whoever shares an arena puts it
+//! under a lock of its own; a keyspace gives one to each shard.
+//!
+//! - Small objects lie in slabs. The size passed to [`LocalArena::free`] names
+//!   the class, the page map names the slab, and the slab's bitmap does the
+//!   rest: the object itself is not touched.
+//! - Larger ones are page runs of exactly their length.
+//! - Sparse slabs can be *evacuated*: the arena chooses a victim and the slots
+//!   to move into, and the owner of the objects moves them and patches its
+//!   references.
+//! - Free pages go back to the system as they age, when the owner calls
+//!   [`LocalArena::purge_due`]; the arena has no thread and no clock.
+//!
+//! ```
+//! use slab_allocator::{ArenaOptions, LocalArena};
+//!
+//! let mut arena = LocalArena::new(&ArenaOptions::default()).expect("address space");
+//! let object = arena.allocate(100).expect("memory");
+//! let reference = arena.reference_of(object); // a u32, never 0
+//! assert_eq!(arena.object_at(reference), object);
+//! // SAFETY: the object was allocated with this size and is not used again.
+//! unsafe { arena.free(object, 100) };
+//! ```
 
+use crate::bin::{Bin, CURRENT, FULL, LISTS, Refill, Relocation, TAKEN};
+use crate::evacuation::{self, Prediction, Victim, VictimPolicy};
+use crate::large::{self, LargeCounts};
+use crate::metadata::Table;
 use crate::options::ArenaOptions;
-use crate::os;
-use crate::size_class::ClassTable;
-use crate::units::{CHUNK_BYTES, PAGE_BYTES, pages_for};
+use crate::page_heap::{PageHeap, PageHeapOptions};
+use crate::page_map::{LARGE_BODY, LARGE_HEAD};
+use crate::size_class::{ClassTable, SizeClass};
+use crate::slab::{Records, SlabSource};
+use crate::stats::{ArenaStats, ClassStats, Purged, Waste};
+use crate::units::{CHUNK_BYTES, PAGE_BYTES, PageIndex, PageRun, SlabId, pages_for};
 use core::ptr::{self, NonNull};
 
-/// Bytes made accessible at a time.
-const COMMIT_BYTES: usize = 64 << 20;
-/// Smallest region that is tried.
+/// Largest region: references count units of 8 bytes in 32 bits.
+const REGION_BYTES_MAX: usize = 32 << 30;
+/// Smallest region that is tried where the system refuses more.
 const REGION_BYTES_MIN: usize = 64 << 20;
-/// Lists of free page runs: one per power of two of pages.
-const RUN_LISTS: usize = 24;
 
-/// An allocator without locks for one owner at a time.
+/// An allocator without locks, for one owner at a time.
 ///
-/// Every object is `base() + 8 * r` with `0 < r <= u32::MAX`, so a `u32`
-/// refers to it, and 0 refers to none.
+/// Every object lies `8 * r` bytes behind [`LocalArena::base`] for some
+/// `0 < r <= u32::MAX`, so a `u32` refers to it and 0 refers to none.
+///
+/// Out of memory, be it for lack of address space, of the region or by the
+/// system's refusal, is `None`; the arena stays as it was and usable.
 #[derive(Debug)]
 pub struct LocalArena {
+    /// Copies of what never changes, for the fast paths.
     base: NonNull<u8>,
-    region_bytes: usize,
-    committed: usize,
-    used: usize,
+    bins: NonNull<Bin>,
+    slab_entries: *const u32,
+    records: Records,
     table: &'static ClassTable,
-    free_slots: [Option<NonNull<u8>>; crate::size_class::CLASSES_MAX],
-    free_runs: [Option<NonNull<u8>>; RUN_LISTS],
+    /// Bytes of slots in use.
+    live_bytes: usize,
+    /// Pages of slabs.
+    slab_pages: u32,
+    large: LargeCounts,
+    source: SlabSource,
+    bin_table: Table<Bin>,
+    /// Bit c: class c has had a slab, so its bin has memory behind it.
+    classes_used: [u64; 3],
 }
 
-// SAFETY: the arena owns its region and everything that points into it.
+// SAFETY: the arena owns its region, its records and all that points into them.
 unsafe impl Send for LocalArena {}
 
+/// A live object of a victim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveSlot {
+    /// Number of the slot; the search for the next one goes on behind it.
+    pub slot: u32,
+    /// The object.
+    pub object: NonNull<u8>,
+}
+
 impl LocalArena {
-    /// Makes an arena; `None` where the process may not have the address space.
+    /// Makes an arena. It takes address space, and memory only as it is used.
+    /// `None` where the process may not have the address space.
     pub fn new(options: &ArenaOptions) -> Option<LocalArena> {
-        let mut region_bytes = options
+        let table = options.classes.table();
+        let region_bytes = options
             .region_bytes
-            .clamp(2 * CHUNK_BYTES, 32 << 30)
+            .clamp(2 * CHUNK_BYTES, REGION_BYTES_MAX)
             .next_multiple_of(CHUNK_BYTES);
-        loop {
-            if let Some(base) = os::reserve(region_bytes, CHUNK_BYTES) {
-                return Some(LocalArena {
-                    base,
-                    region_bytes,
-                    committed: CHUNK_BYTES,
-                    used: CHUNK_BYTES,
-                    table: options.classes.table(),
-                    free_slots: [None; crate::size_class::CLASSES_MAX],
-                    free_runs: [None; RUN_LISTS],
-                });
-            }
-            if region_bytes <= REGION_BYTES_MIN {
-                return None;
-            }
-            region_bytes = (region_bytes / 2).next_multiple_of(CHUNK_BYTES);
-        }
+        let pages = PageHeap::new(&PageHeapOptions {
+            region_bytes,
+            region_bytes_min: region_bytes.min(REGION_BYTES_MIN),
+            decay_ms: options.decay_ms,
+        })?;
+        let source = SlabSource::new(pages, table, |_| 0)?;
+        let bin_table = Table::<Bin>::with_len(table.count())?;
+        Some(LocalArena {
+            base: source.pages.base(),
+            bins: bin_table.start(),
+            slab_entries: source.pages.map().slab_entries(),
+            records: source.records(),
+            table,
+            live_bytes: 0,
+            slab_pages: 0,
+            large: LargeCounts::default(),
+            source,
+            bin_table,
+            classes_used: [0; 3],
+        })
     }
 
     /// The address from which references to objects count.
-    #[inline]
+    #[inline(always)]
     pub fn base(&self) -> NonNull<u8> {
         self.base
     }
 
-    /// Bytes that an object of `size` bytes may use.
+    /// An object's reference: its distance from [`LocalArena::base`] in units
+    /// of 8 bytes; never 0.
+    #[inline(always)]
+    pub fn reference_of(&self, object: NonNull<u8>) -> u32 {
+        (self.offset_of(object) >> 3) as u32
+    }
+
+    /// The object with this reference.
+    #[inline(always)]
+    pub fn object_at(&self, reference: u32) -> NonNull<u8> {
+        debug_assert!((reference as usize) << 3 < self.source.pages.region_bytes());
+        // SAFETY: references of objects lie in the region. For any other
+        // number the pointer is of no use, and computing it does no harm.
+        unsafe {
+            NonNull::new_unchecked(self.base.as_ptr().wrapping_add((reference as usize) << 3))
+        }
+    }
+
+    #[inline(always)]
+    fn offset_of(&self, object: NonNull<u8>) -> usize {
+        object
+            .as_ptr()
+            .addr()
+            .wrapping_sub(self.base.as_ptr().addr())
+    }
+
+    /// The largest request that is served from slabs, in bytes.
+    #[inline]
+    pub fn small_max(&self) -> usize {
+        self.table.small_max()
+    }
+
+    /// Bytes that an object allocated with `size` may use. All sizes with the
+    /// same usable size are interchangeable in [`LocalArena::free`].
     #[inline]
     pub fn usable_size_for(&self, size: usize) -> usize {
         if size <= self.table.small_max() {
@@ -76,146 +160,567 @@ impl LocalArena {
         }
     }
 
-    /// Allocates `size` bytes, aligned to 8, and to 16 if the usable size is
-    /// a multiple of 16. The memory is not zeroed. `None` where memory or
-    /// region is exhausted; the arena stays usable.
-    pub fn allocate(&mut self, size: usize) -> Option<NonNull<u8>> {
-        if size > self.region_bytes {
-            return None;
+    /// Bytes that the object may use.
+    ///
+    /// # Safety
+    /// The object is live and of this arena.
+    pub unsafe fn usable_size(&self, object: NonNull<u8>) -> usize {
+        let page = PageIndex::of_offset(self.offset_of(object));
+        match self.source.pages.map().class_entry(page) {
+            LARGE_HEAD => self.source.pages.map().slab_entry(page) as usize * PAGE_BYTES,
+            entry => {
+                debug_assert!(entry != 0 && entry != LARGE_BODY);
+                self.table.class(entry as usize - 1).size as usize
+            }
         }
-        let (list, bytes) = if size <= self.table.small_max() {
-            let class = self.table.class_of(size);
-            (
-                &mut self.free_slots[class],
-                self.table.class(class).size as usize,
-            )
-        } else {
-            let pages = pages_for(size).next_power_of_two();
-            (
-                &mut self.free_runs[pages.ilog2() as usize],
-                pages * PAGE_BYTES,
-            )
-        };
-        if let Some(object) = *list {
-            // SAFETY: a free object holds the link to the next one, written by
-            // `free`; it has at least 8 bytes and is aligned to 8.
-            *list = unsafe { object.cast::<Option<NonNull<u8>>>().read() };
-            return Some(object);
-        }
-        self.extend(bytes)
     }
 
-    fn extend(&mut self, bytes: usize) -> Option<NonNull<u8>> {
-        let start = if bytes.is_multiple_of(PAGE_BYTES) {
-            self.used.next_multiple_of(PAGE_BYTES)
-        } else if bytes.is_multiple_of(16) {
-            self.used.next_multiple_of(16)
-        } else {
-            self.used
-        };
-        let end = start.checked_add(bytes)?;
-        if end > self.region_bytes {
-            return None;
+    /// Allocates `size` bytes, aligned to 8, and to every power of two up to
+    /// the page that divides the usable size. The contents are undefined.
+    #[inline]
+    pub fn allocate(&mut self, size: usize) -> Option<NonNull<u8>> {
+        if size > self.table.small_max() {
+            return self.allocate_large(size, 1);
         }
-        if end > self.committed {
-            let to = end.next_multiple_of(COMMIT_BYTES).min(self.region_bytes);
-            // SAFETY: the range lies in the region between what is committed
-            // and the region's end.
-            let granted = unsafe { os::commit(self.base.add(self.committed), to - self.committed) };
-            if !granted {
-                return None;
+        self.allocate_small(self.table.class_of(size))
+    }
+
+    /// Allocates `size` bytes at a multiple of `align`, a power of two. To be
+    /// freed by [`LocalArena::free_aligned`] or [`LocalArena::free_unsized`].
+    pub fn allocate_aligned(&mut self, size: usize, align: usize) -> Option<NonNull<u8>> {
+        match self.table.class_of_aligned(size, align) {
+            Some(class) => self.allocate_small(class),
+            None => self.allocate_large(size, align),
+        }
+    }
+
+    #[inline(always)]
+    fn allocate_small(&mut self, class: usize) -> Option<NonNull<u8>> {
+        debug_assert!(class < self.table.count());
+        // SAFETY: there is a bin for every class.
+        let bin = unsafe { self.bins.add(class).as_mut() };
+        match bin.take() {
+            Some(address) => {
+                self.live_bytes += bin.slot_bytes();
+                Some(self.pointer(address))
             }
-            self.committed = to;
+            None => self.allocate_slow(class),
         }
-        self.used = end;
-        // SAFETY: `start` lies in the region.
-        Some(unsafe { self.base.add(start) })
+    }
+
+    /// The pointer to an address inside the region.
+    #[inline(always)]
+    fn pointer(&self, address: usize) -> NonNull<u8> {
+        // SAFETY: addresses of slots are not null.
+        unsafe { NonNull::new_unchecked(self.base.as_ptr().with_addr(address)) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_slow(&mut self, class: usize) -> Option<NonNull<u8>> {
+        let shape = self.table.class(class);
+        let base = self.base.as_ptr().addr();
+        // SAFETY: there is a bin for every class.
+        let bin = unsafe { self.bins.add(class).as_mut() };
+        // SAFETY: the arena is borrowed exclusively, and with it all records.
+        match unsafe { bin.refill(self.records, shape, base) } {
+            Refill::Ready => {}
+            Refill::Punched(slab) => {
+                let (word, bits) = bin.word_at_hand();
+                self.refill_pages(slab, shape, word, bits);
+            }
+            Refill::Exhausted => {
+                let slab = self.source.make(class)?;
+                self.slab_pages += u32::from(shape.pages);
+                self.classes_used[class >> 6] |= 1 << (class & 63);
+                // SAFETY: the slab is new; otherwise as above.
+                unsafe { bin.adopt(self.records, shape, base, slab) };
+            }
+        }
+        let address = bin.take()?;
+        self.live_bytes += bin.slot_bytes();
+        Some(self.pointer(address))
+    }
+
+    /// Notes that the pages of these slots get memory again.
+    fn refill_pages(&mut self, slab: SlabId, shape: &SizeClass, word: u32, bits: u64) {
+        // SAFETY: the slab is live and the arena is borrowed exclusively.
+        let mut slab = unsafe { self.records.slab(slab) };
+        let first = word * 64 + bits.trailing_zeros();
+        let last = word * 64 + 63 - bits.leading_zeros();
+        let (first, last) = shape.pages_of_slots(first, last);
+        let start = slab.record().start;
+        slab.record_mut().punched &= !(((2u32 << (last - first)) - 1) << first) as u16;
+        self.source.pages.refill(PageRun {
+            start: start.plus(first),
+            pages: last - first + 1,
+        });
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_large(&mut self, size: usize, align: usize) -> Option<NonNull<u8>> {
+        let run = large::allocate(&mut self.source.pages, &mut self.large, size, align)?;
+        Some(self.source.pages.address(run.start))
     }
 
     /// Frees an object.
     ///
     /// # Safety
-    /// `object` was allocated by this arena and is not in use any more, and
+    /// The object was allocated by this arena, is not used any more, and
     /// `size` has the same usable size as the size it was allocated with.
+    #[inline]
     pub unsafe fn free(&mut self, object: NonNull<u8>, size: usize) {
-        let list = if size <= self.table.small_max() {
-            &mut self.free_slots[self.table.class_of(size)]
-        } else {
-            let pages = pages_for(size).next_power_of_two();
-            &mut self.free_runs[pages.ilog2() as usize]
-        };
-        // SAFETY: the object is free, has at least 8 bytes and is aligned to 8.
-        unsafe { object.cast::<Option<NonNull<u8>>>().write(*list) };
-        *list = Some(object);
+        if size > self.table.small_max() {
+            // SAFETY: passed on to the caller.
+            return unsafe { self.free_large(object) };
+        }
+        let class = self.table.class_of(size);
+        // SAFETY: passed on to the caller.
+        unsafe { self.free_small(object, class) };
+    }
+
+    /// Frees an object allocated by [`LocalArena::allocate_aligned`].
+    ///
+    /// # Safety
+    /// The object was allocated by this arena with this size and alignment,
+    /// and is not used any more.
+    pub unsafe fn free_aligned(&mut self, object: NonNull<u8>, size: usize, align: usize) {
+        match self.table.class_of_aligned(size, align) {
+            // SAFETY: passed on to the caller.
+            Some(class) => unsafe { self.free_small(object, class) },
+            // SAFETY: passed on to the caller.
+            None => unsafe { self.free_large(object) },
+        }
+    }
+
+    /// Frees an object whose size its owner does not know.
+    ///
+    /// # Safety
+    /// The object was allocated by this arena and is not used any more.
+    pub unsafe fn free_unsized(&mut self, object: NonNull<u8>) {
+        let page = PageIndex::of_offset(self.offset_of(object));
+        match self.source.pages.map().class_entry(page) {
+            // SAFETY: passed on to the caller.
+            LARGE_HEAD => unsafe { self.free_large(object) },
+            // SAFETY: passed on to the caller.
+            entry => unsafe { self.free_small(object, entry as usize - 1) },
+        }
+    }
+
+    /// # Safety
+    /// The object is live, of this arena and of this class.
+    #[inline(always)]
+    unsafe fn free_small(&mut self, object: NonNull<u8>, class: usize) {
+        debug_assert!(class < self.table.count());
+        let shape = self.table.class(class);
+        let offset = self.offset_of(object);
+        let page = PageIndex::of_offset(offset);
+        // SAFETY: the object's page was handed out, so the map has grown over it.
+        let id = SlabId(unsafe { *self.slab_entries.add(page.0 as usize) });
+        // SAFETY: the page belongs to a live slab, since it holds a live
+        // object, and the arena is borrowed exclusively.
+        let mut slab = unsafe { self.records.slab(id) };
+        debug_assert_eq!(
+            slab.record().class as usize,
+            class,
+            "freed with a wrong size"
+        );
+        let in_slab = (offset - slab.byte_offset()) as u32;
+        let slot = shape.slot_of(in_slab);
+        debug_assert_eq!(slot * shape.size, in_slab, "not the start of an object");
+        slab.put_slot(slot);
+        // SAFETY: there is a bin for every class.
+        let bin = unsafe { self.bins.add(class).as_mut() };
+        bin.free += 1;
+        self.live_bytes -= shape.size as usize;
+        if slab.record().free >= slab.record().relist_at {
+            self.relist(class, id);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn relist(&mut self, class: usize, id: SlabId) {
+        let shape = self.table.class(class);
+        // SAFETY: there is a bin for every class.
+        let bin = unsafe { self.bins.add(class).as_mut() };
+        // SAFETY: the slab is of this bin, and the arena borrowed exclusively.
+        if let Some(empty) = unsafe { bin.relist(self.records, shape, id) } {
+            self.release(empty, shape);
+        }
+    }
+
+    /// Releases an empty slab that is no bin's any more.
+    fn release(&mut self, slab: SlabId, shape: &SizeClass) {
+        self.slab_pages -= u32::from(shape.pages);
+        // SAFETY: the bin has let go of the slab, and no slot of it is in use.
+        unsafe { self.source.release(slab) };
+    }
+
+    /// # Safety
+    /// The object is live, of this arena and too large for slabs.
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_large(&mut self, object: NonNull<u8>) {
+        let run = self.large_run(object);
+        large::free(&mut self.source.pages, &mut self.large, run);
+    }
+
+    /// The run of a live large object.
+    fn large_run(&self, object: NonNull<u8>) -> PageRun {
+        let start = PageIndex::of_offset(self.offset_of(object));
+        debug_assert_eq!(self.source.pages.map().class_entry(start), LARGE_HEAD);
+        PageRun {
+            start,
+            pages: self.source.pages.map().slab_entry(start),
+        }
+    }
+
+    /// Makes room for `new` bytes, more than `old`, without moving the object.
+    /// False, with nothing changed, where it must move. The object then counts
+    /// as allocated with the size `new`.
+    ///
+    /// # Safety
+    /// The object is live, of this arena, and was allocated with a size of the
+    /// same usable size as `old`.
+    pub unsafe fn grow_in_place(&mut self, object: NonNull<u8>, old: usize, new: usize) -> bool {
+        if self.usable_size_for(old) == self.usable_size_for(new) {
+            return true;
+        }
+        if old <= self.table.small_max() || new < old {
+            return false;
+        }
+        let run = self.large_run(object);
+        large::resize_in_place(&mut self.source.pages, &mut self.large, run, new)
     }
 
     /// Gives an object the size `new`, keeping its first `min(old, new)`
-    /// bytes, and moves it where it must. `None` leaves it as it is.
+    /// bytes, and moves it only where it must. `None` leaves it as it is.
     ///
     /// # Safety
-    /// As [`LocalArena::free`], with `old` as the size.
+    /// As [`LocalArena::free`], with `old` as the size; if an object is
+    /// returned, the old one is not used any more.
     pub unsafe fn reallocate(
         &mut self,
         object: NonNull<u8>,
         old: usize,
         new: usize,
     ) -> Option<NonNull<u8>> {
-        if self.usable_size_for(old) == self.usable_size_for(new) {
+        let small_max = self.table.small_max();
+        if old > small_max && new > small_max {
+            let run = self.large_run(object);
+            if large::resize_in_place(&mut self.source.pages, &mut self.large, run, new) {
+                return Some(object);
+            }
+        } else if self.usable_size_for(old) == self.usable_size_for(new) {
             return Some(object);
         }
         let target = self.allocate(new)?;
-        // SAFETY: both objects are live, distinct and hold that many bytes.
+        // SAFETY: both objects are live, distinct, and hold that many bytes;
+        // the old one is the caller's to free.
         unsafe {
             ptr::copy_nonoverlapping(object.as_ptr(), target.as_ptr(), old.min(new));
             self.free(object, old);
         }
         Some(target)
     }
-}
 
-impl Drop for LocalArena {
-    fn drop(&mut self) {
-        // SAFETY: the region is the arena's own, and no object of it can be
-        // used without the arena.
-        unsafe { os::release(self.base, self.region_bytes) }
+    /// How much of the slabs' memory is unused, in constant time.
+    #[inline]
+    pub fn waste(&self) -> Waste {
+        let counts = self.source.pages.counts();
+        let resident = (self.slab_pages - counts.punched) as usize * PAGE_BYTES;
+        Waste {
+            resident_slab_bytes: resident,
+            live_bytes: self.live_bytes,
+            free_bytes: resident.saturating_sub(self.live_bytes),
+            fresh_bytes_total: counts.fresh_total * PAGE_BYTES as u64,
+        }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Chooses the slab that is most worthwhile to evacuate and takes it off
+    /// the allocation lists: the emptiest whose objects fit into slabs that
+    /// are fuller and resident. `None` where there is none.
+    ///
+    /// Takes time in proportion to the number of classes in use.
+    pub fn next_victim(&mut self, policy: &VictimPolicy) -> Option<Victim> {
+        let classes = self.classes_in_use();
+        // SAFETY: the arena is borrowed exclusively, and with it all records.
+        unsafe {
+            evacuation::next_victim(
+                &mut self.bin_table.items_mut()[..classes],
+                self.table.classes(),
+                self.records,
+                policy,
+            )
+        }
+    }
 
-    #[test]
-    fn objects_are_distinct_aligned_and_keep_their_bytes() {
-        let mut arena = LocalArena::new(&ArenaOptions {
-            region_bytes: 64 << 20,
-            ..ArenaOptions::default()
+    /// One more than the highest class that has ever had a slab.
+    fn classes_in_use(&self) -> usize {
+        let words = self.classes_used.iter().enumerate();
+        words
+            .filter(|(_, bits)| **bits != 0)
+            .map(|(word, bits)| word * 64 + 64 - bits.leading_zeros() as usize)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The victim's first live object from slot number `slot` on.
+    ///
+    /// Objects may be freed between calls; none is added.
+    pub fn live_from(&self, victim: &Victim, slot: u32) -> Option<LiveSlot> {
+        let shape = self.table.class(victim.class);
+        // SAFETY: a victim is a live slab, and nobody writes its record while
+        // the arena is borrowed.
+        let slab = unsafe { self.records.slab(victim.slab) };
+        let slot = slab.live_from(slot, shape)?;
+        let address = self.base.as_ptr().addr() + slab.byte_offset() + (slot * shape.size) as usize;
+        Some(LiveSlot {
+            slot,
+            object: self.pointer(address),
         })
-        .unwrap();
-        let mut live = Vec::new();
-        for round in 0..3u8 {
-            for size in (0..5000).step_by(13).chain([40_000, 3 << 20]) {
-                let object = arena.allocate(size).unwrap();
-                let usable = arena.usable_size_for(size);
-                let align = if usable.is_multiple_of(16) { 16 } else { 8 };
-                assert!(object.as_ptr().addr().is_multiple_of(align));
-                // SAFETY: the object holds `size` bytes.
-                unsafe { object.as_ptr().write_bytes(round, size) };
-                live.push((object, size, round));
-            }
-            if round == 1 {
-                for (object, size, _) in live.drain(..200) {
-                    // SAFETY: drained, hence freed once.
-                    unsafe { arena.free(object, size) };
+    }
+
+    /// Allocates `size` bytes for an object that leaves the victim: in the
+    /// fullest resident slab that has room, if that is at least as full as
+    /// what is left of the victim, and never in a fresh one. `None` where
+    /// there is no such slab; the victim cannot be emptied then.
+    ///
+    /// The mover copies the object, patches its references and frees the old
+    /// one.
+    pub fn allocate_for_relocation(&mut self, size: usize, victim: &Victim) -> Option<NonNull<u8>> {
+        if size > self.table.small_max() {
+            return None;
+        }
+        let class = self.table.class_of(size);
+        let shape = self.table.class(class);
+        let base = self.base.as_ptr().addr();
+        let victim_shape = self.table.class(victim.class);
+        // SAFETY: a victim is a live slab, the arena is borrowed exclusively.
+        let victim_free = unsafe { self.records.slab(victim.slab) }.record().free;
+        let victim_live = u32::from(victim_shape.slots - victim_free);
+        let fit = |live: u32| {
+            live * u32::from(victim_shape.slots) >= victim_live * u32::from(shape.slots)
+        };
+        // SAFETY: there is a bin for every class.
+        let bin = unsafe { self.bins.add(class).as_mut() };
+        loop {
+            // SAFETY: the arena is borrowed exclusively, and with it all records.
+            match unsafe { bin.refill_from_fuller(self.records, shape, base, fit) } {
+                Relocation::Ready => break,
+                Relocation::CurrentUnfit => self.retire_current(class),
+                Relocation::NoRoom => {
+                    bin.stuck = true;
+                    return None;
                 }
             }
         }
-        for (object, size, round) in live {
-            // SAFETY: the object is live and holds `size` bytes.
-            let bytes = unsafe { core::slice::from_raw_parts(object.as_ptr(), size) };
-            assert!(bytes.iter().all(|byte| *byte == round));
+        let address = bin.take()?;
+        self.live_bytes += bin.slot_bytes();
+        Some(self.pointer(address))
+    }
+
+    /// Takes a victim back: it is released if it is empty, and allocated from
+    /// again if not. Returns the pages that came free.
+    pub fn finish(&mut self, victim: Victim) -> u32 {
+        let shape = self.table.class(victim.class);
+        // SAFETY: there is a bin for every class.
+        let bin = unsafe { self.bins.add(victim.class).as_mut() };
+        // SAFETY: the victim is on no list since it was taken off.
+        match unsafe { bin.enlist(self.records, shape, victim.slab) } {
+            Some(empty) => {
+                self.release(empty, shape);
+                u32::from(shape.pages)
+            }
+            None => 0,
         }
-        assert!(arena.allocate(1 << 40).is_none());
-        assert!(arena.allocate(16).is_some());
+    }
+
+    /// What evacuating all that can be would bring and cost. Takes time in
+    /// proportion to the slabs that would be released.
+    pub fn predict(&self) -> Prediction {
+        let mut total = Prediction::default();
+        for class in 0..self.classes_in_use() {
+            total.add(&self.predict_class(class));
+        }
+        total
+    }
+
+    /// The same for one class.
+    pub fn predict_class(&self, class: usize) -> Prediction {
+        let bin = &self.bin_table.items()[class];
+        // SAFETY: nobody writes records while the arena is borrowed.
+        unsafe { evacuation::predict(bin, self.table.class(class), self.records) }
+    }
+
+    /// Puts the slab that a class allocates from back on the lists, where it
+    /// may be evacuated, or releases it if it is empty.
+    fn retire_current(&mut self, class: usize) {
+        let shape = self.table.class(class);
+        // SAFETY: there is a bin for every class.
+        let bin = unsafe { self.bins.add(class).as_mut() };
+        // SAFETY: the arena is borrowed exclusively, and with it all records.
+        if let Some(empty) = unsafe { bin.retire_current(self.records, shape) } {
+            self.release(empty, shape);
+        }
+    }
+
+    fn retire_all_current(&mut self) {
+        for class in 0..self.classes_in_use() {
+            self.retire_current(class);
+        }
+    }
+
+    /// Gives back the pages that have been free for long enough. To be called
+    /// when the result of the last call says so, and once after frees if that
+    /// named no time.
+    pub fn purge_due(&mut self, now_ms: u64) -> Purged {
+        self.retire_all_current();
+        let (pages, next_due_ms) = self.source.pages.purge_due(now_ms);
+        Purged {
+            bytes: pages as usize * PAGE_BYTES + self.source.records.purge(),
+            next_due_ms,
+        }
+    }
+
+    /// Gives back all free pages at once. Returns the bytes.
+    pub fn purge_all(&mut self) -> usize {
+        self.retire_all_current();
+        self.source.pages.purge(u32::MAX) as usize * PAGE_BYTES + self.source.records.purge()
+    }
+
+    /// Changes the time, in milliseconds, within which free pages are given
+    /// back.
+    pub fn set_decay_ms(&mut self, decay_ms: u32) {
+        self.source.pages.set_decay_ms(decay_ms);
+    }
+
+    /// Where the arena's memory is.
+    pub fn stats(&self) -> ArenaStats {
+        let counts = self.source.pages.counts();
+        let mut stats = ArenaStats {
+            region_bytes: self.source.pages.region_bytes(),
+            slab_bytes: self.slab_pages as usize * PAGE_BYTES,
+            live_bytes: self.live_bytes,
+            large_bytes: self.large.pages as usize * PAGE_BYTES,
+            large_objects: self.large.objects as usize,
+            dirty_bytes: counts.dirty as usize * PAGE_BYTES,
+            punched_bytes: counts.punched as usize * PAGE_BYTES,
+            metadata_bytes: self.metadata_bytes(),
+            open_chunks: counts.open_chunks,
+            free_blocks: counts.buddy.free_blocks,
+            splits: counts.buddy.splits,
+            merges: counts.buddy.merges,
+            fresh_bytes_total: counts.fresh_total * PAGE_BYTES as u64,
+            purged_bytes_total: counts.purged_total * PAGE_BYTES as u64,
+            purges_refused: counts.purges_refused,
+            ..ArenaStats::default()
+        };
+        for class in 0..self.classes_in_use() {
+            let (bin, shape) = (&self.bin_table.items()[class], self.table.class(class));
+            let free = bin.free + bin.at_hand();
+            stats.free_bytes += free as usize * shape.size as usize;
+            stats.tail_bytes += bin.slabs as usize * shape.tail_bytes();
+            stats.slabs += bin.slabs as usize;
+        }
+        stats.resident_bytes = counts.resident() as usize * PAGE_BYTES + stats.metadata_bytes;
+        stats
+    }
+
+    /// Bytes of the arena's own records that have memory behind them.
+    fn metadata_bytes(&self) -> usize {
+        let classes = self.classes_in_use() * size_of::<Bin>();
+        classes.next_multiple_of(PAGE_BYTES)
+            + self.source.pages.metadata_bytes()
+            + self.source.records.resident_bytes()
+            + self.source.records.index_bytes()
+    }
+
+    /// Figures of each class that has ever been used, in ascending order.
+    pub fn class_stats(&self) -> impl Iterator<Item = ClassStats> {
+        (0..self.classes_in_use()).filter_map(|class| {
+            if self.classes_used[class >> 6] >> (class & 63) & 1 == 0 {
+                return None;
+            }
+            let (bin, shape) = (&self.bin_table.items()[class], self.table.class(class));
+            Some(ClassStats {
+                slot_bytes: shape.size as usize,
+                slab_pages: u32::from(shape.pages),
+                slab_slots: u32::from(shape.slots),
+                slabs: bin.slabs,
+                live: bin.live(shape),
+                free: bin.free + bin.at_hand(),
+                by_occupancy: core::array::from_fn(|list| bin.length(list)),
+            })
+        })
+    }
+
+    /// Panics unless all of the arena's books agree with each other. Takes
+    /// time in proportion to the arena's size; for tests.
+    pub fn check(&self) {
+        self.source.pages.check();
+        self.source.records.check();
+        large::check(&self.source.pages, &self.large);
+        let classes = self.table.count();
+        let mut slabs = vec![0u32; classes];
+        let mut listed = vec![[0u32; LISTS]; classes];
+        let mut taken_free = vec![0u32; classes];
+        let mut slab_pages = 0;
+        let end = self.source.pages.frontier().first_page();
+        let mut page = PageIndex(0);
+        while page < end {
+            let entry = self.source.pages.map().class_entry(page);
+            if entry == 0 || entry >= LARGE_HEAD {
+                page = page.plus(1);
+                continue;
+            }
+            let class = entry as usize - 1;
+            let shape = self.table.class(class);
+            let id = self.source.pages.map().slab_entry(page);
+            // SAFETY: the map names live slabs only, and nobody writes records
+            // while the arena is borrowed.
+            let slab = unsafe { self.records.slab(SlabId(id)) };
+            slab.check(shape);
+            assert_eq!(slab.record().class as usize, class);
+            assert_eq!(slab.record().start, page);
+            for other in 0..u32::from(shape.pages) {
+                assert_eq!(self.source.pages.map().slab_entry(page.plus(other)), id);
+                let punched = slab.record().punched >> other & 1 != 0;
+                assert_eq!(self.source.pages.is_resident(page.plus(other)), !punched);
+            }
+            slabs[class] += 1;
+            slab_pages += u32::from(shape.pages);
+            match slab.record().list {
+                CURRENT => assert_eq!(self.bin_table.items()[class].current().0, id),
+                FULL => assert_eq!(slab.record().free, 0),
+                TAKEN => taken_free[class] += u32::from(slab.record().free),
+                list => listed[class][list as usize] += 1,
+            }
+            page = slab.run(shape).end();
+        }
+        let mut live_bytes = 0;
+        for class in 0..classes {
+            let (bin, shape) = (&self.bin_table.items()[class], self.table.class(class));
+            // SAFETY: nobody writes records while the arena is borrowed.
+            unsafe { bin.check(self.records, shape, taken_free[class]) };
+            assert_eq!(bin.slabs, slabs[class], "slabs of class {class}");
+            for (list, length) in listed[class].iter().enumerate() {
+                assert_eq!(bin.length(list), *length);
+            }
+            live_bytes += bin.live(shape) as usize * shape.size as usize;
+        }
+        assert_eq!(self.slab_pages, slab_pages);
+        assert_eq!(self.live_bytes, live_bytes);
+        let stats = self.stats();
+        assert_eq!(
+            stats.slab_bytes,
+            stats.live_bytes + stats.free_bytes + stats.tail_bytes
+        );
+        assert_eq!(
+            stats.resident_bytes + stats.punched_bytes,
+            stats.slab_bytes + stats.large_bytes + stats.dirty_bytes + stats.metadata_bytes
+        );
     }
 }

@@ -22,7 +22,7 @@ use crate::decay::Decay;
 use crate::metadata::{Area, PURGE_RUNS, Table};
 use crate::page_map::{GROUP_CHUNKS, PageMap};
 use crate::units::{
-    CHUNK_BYTES, CHUNK_ORDER, CHUNK_PAGES, ChunkIndex, PAGE_BYTES, PageIndex, PageRun,
+    CHUNK_BYTES, CHUNK_ORDER, CHUNK_PAGES, CHUNK_SHIFT, ChunkIndex, PAGE_BYTES, PageIndex, PageRun,
 };
 use core::ptr::NonNull;
 
@@ -55,8 +55,9 @@ pub(crate) struct PageCounts {
     pub(crate) punched: u32,
     /// Free pages with memory behind them.
     pub(crate) dirty: u32,
-    /// Chunks with pages handed out or dirty.
+    /// Chunks with pages handed out or dirty, and groups with such chunks.
     pub(crate) open_chunks: u32,
+    pub(crate) open_groups: u32,
     /// Pages ever handed out that had no memory behind them.
     pub(crate) fresh_total: u64,
     /// Pages ever given back to the system, free or punched.
@@ -173,8 +174,8 @@ impl PageHeap {
         self.allocate_aligned(pages, 1)
     }
 
-    /// Like [`PageHeap::allocate`], starting at a multiple of `align` pages
-    /// from the region's start, a power of two.
+    /// Like [`PageHeap::allocate`], starting at an address that is a multiple
+    /// of `align` pages, a power of two.
     pub(crate) fn allocate_aligned(&mut self, pages: u32, align: u32) -> Option<PageRun> {
         debug_assert!(pages > 0 && align.is_power_of_two());
         if pages > CHUNK_PAGES || align > CHUNK_PAGES {
@@ -213,7 +214,10 @@ impl PageHeap {
 
     /// The lowest of `count` consecutive chunks that are wholly free.
     fn find_free_chunks(&self, count: u32, align: u32) -> Option<u32> {
-        let mut start = 1u32.next_multiple_of(align);
+        // The region starts on a chunk, but not on a multiple of `align`.
+        let phase = (self.base().as_ptr().addr() >> CHUNK_SHIFT) as u32 & (align - 1);
+        let aligned = |chunk: u32| (chunk + phase).next_multiple_of(align) - phase;
+        let mut start = aligned(1);
         let mut next = start;
         while next < self.chunks_max {
             if next >= self.frontier {
@@ -233,7 +237,7 @@ impl PageHeap {
                     rest => rest.trailing_zeros(),
                 };
                 // Beyond the frontier the bits say nothing.
-                start = next.min(self.frontier).next_multiple_of(align);
+                start = aligned(next.min(self.frontier));
                 next = start;
             }
         }
@@ -334,6 +338,7 @@ impl PageHeap {
     }
 
     fn open(&mut self, chunk: u32) {
+        self.counts.open_groups += u32::from(self.is_group_closed(chunk));
         self.sets.remove(CLOSED, chunk);
         self.counts.open_chunks += 1;
         self.chunks.items_mut()[chunk as usize].open(&mut self.counts.buddy);
@@ -373,12 +378,33 @@ impl PageHeap {
         self.relist(chunk);
         self.sets.insert(CLOSED, chunk);
         self.counts.open_chunks -= 1;
-        let group = chunk / GROUP_CHUNKS * GROUP_CHUNKS;
-        let mut members = group.max(1)..group + GROUP_CHUNKS;
-        if members.all(|chunk| self.is_closed(chunk)) {
+        if self.is_group_closed(chunk) {
+            self.counts.open_groups -= 1;
+            let group = chunk / GROUP_CHUNKS * GROUP_CHUNKS;
             self.chunks.purge(group as usize, GROUP_CHUNKS as usize);
             self.map.purge_group(ChunkIndex(group));
         }
+    }
+
+    /// Whether all chunks that share a page of records with this one are
+    /// closed.
+    fn is_group_closed(&self, chunk: u32) -> bool {
+        let group = chunk / GROUP_CHUNKS * GROUP_CHUNKS;
+        let mut members = group.max(1)..group + GROUP_CHUNKS;
+        members.all(|chunk| self.is_closed(chunk))
+    }
+
+    /// Whether a page has, or may have, memory behind it.
+    pub(crate) fn is_resident(&self, page: PageIndex) -> bool {
+        self.chunk(page.chunk())
+            .is_some_and(|chunk| chunk.is_resident(page.in_chunk()))
+    }
+
+    /// Bytes of the heap's own records that have memory behind them.
+    pub(crate) fn metadata_bytes(&self) -> usize {
+        // Per group a page of chunk records and of classes, four of slabs.
+        const GROUP_BYTES: usize = 6 * PAGE_BYTES;
+        self.counts.open_groups as usize * GROUP_BYTES + self.sets.resident_bytes(self.frontier)
     }
 
     /// Gives back up to `pages_max` dirty pages: first those of wholly free
@@ -529,6 +555,9 @@ impl PageHeap {
             let listed: Vec<usize> = (0..SETS)
                 .filter(|set| self.sets.contains(*set, index))
                 .collect();
+            if index == 1 || index.is_multiple_of(GROUP_CHUNKS) {
+                counts.open_groups += u32::from(!self.is_group_closed(index));
+            }
             let Some(record) = self.chunk(ChunkIndex(index)) else {
                 assert_eq!(listed, [CLOSED], "chunk {index}");
                 continue;
@@ -708,7 +737,8 @@ mod tests {
                         let run = inject(faults, || heap.allocate_aligned(pages, align));
                         if let Some(run) = run {
                             prop_assert_eq!(run.pages, pages);
-                            prop_assert_eq!(run.start.0 % align, 0);
+                            let address = subject.heap.address(run.start).as_ptr().addr();
+                            prop_assert!(address.is_multiple_of((align as usize) << 12));
                             subject.enter(run);
                         }
                     }

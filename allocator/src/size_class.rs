@@ -14,7 +14,7 @@
 //! A request finds its class by one byte load up to 1 KiB, and by the
 //! position of its leading bit beyond.
 
-use crate::units::PAGE_BYTES;
+use crate::units::{PAGE_BYTES, PAGE_SHIFT};
 
 /// Most classes that a table may have.
 pub const CLASSES_MAX: usize = 144;
@@ -36,6 +36,8 @@ pub struct SizeClass {
     pub size: u32,
     /// 2^32 / `size`, rounded up: [`SizeClass::slot_of`] divides by it.
     pub reciprocal: u32,
+    /// 2^35 / `slots`, rounded up: [`SizeClass::eighth_of`] divides by it.
+    eighths: u64,
     /// Slots of a slab.
     pub slots: u16,
     /// Pages of a slab.
@@ -48,6 +50,7 @@ impl SizeClass {
     const NONE: SizeClass = SizeClass {
         size: 0,
         reciprocal: 0,
+        eighths: 0,
         slots: 0,
         pages: 0,
         words: 0,
@@ -59,6 +62,7 @@ impl SizeClass {
         SizeClass {
             size: size as u32,
             reciprocal: (1u64 << 32).div_ceil(size as u64) as u32,
+            eighths: (1u64 << 35).div_ceil(slots as u64),
             slots: slots as u16,
             pages: pages as u8,
             words: slots.div_ceil(64) as u8,
@@ -74,6 +78,24 @@ impl SizeClass {
     #[inline]
     pub const fn slot_of(&self, offset: u32) -> u32 {
         ((offset as u64 * self.reciprocal as u64) >> 32) as u32
+    }
+
+    /// In which eighth of the slab's slots the slot numbered `slot` lies.
+    ///
+    /// Exact: the quotient is too large by less than `slot / 2^32 < 2^-22`,
+    /// while one that is not whole lies `1 / slots >= 2^-10` below the next.
+    #[inline]
+    pub const fn eighth_of(&self, slot: u32) -> u32 {
+        ((slot as u64 * self.eighths) >> 32) as u32
+    }
+
+    /// The first and the last page of the slab that the slots from `first` to
+    /// `last` touch.
+    #[inline]
+    pub const fn pages_of_slots(&self, first: u32, last: u32) -> (u32, u32) {
+        let start = first * self.size;
+        let end = (last + 1) * self.size - 1;
+        (start >> PAGE_SHIFT, end >> PAGE_SHIFT)
     }
 
     /// Bytes at the slab's end that belong to no slot.
@@ -373,6 +395,9 @@ mod tests {
             for class in table.classes() {
                 for offset in 0..class.slab_bytes() as u32 {
                     assert_eq!(class.slot_of(offset), offset / class.size);
+                }
+                for slot in 0..u32::from(class.slots) {
+                    assert_eq!(class.eighth_of(slot), slot * 8 / u32::from(class.slots));
                 }
             }
         }

@@ -4,31 +4,29 @@
 //! Every function that can fail says so by its result and changes nothing
 //! then. Nothing here allocates, locks or panics.
 
-#[cfg(any(test, miri))]
+#[cfg(any(test, miri, fuzzing))]
 pub(crate) mod fake;
 #[cfg(not(miri))]
 mod linux;
 
-#[cfg(any(test, miri))]
+#[cfg(any(test, miri, fuzzing))]
 use fake as system;
-#[cfg(not(any(test, miri)))]
+#[cfg(not(any(test, miri, fuzzing)))]
 use linux as system;
 
 use core::ptr::NonNull;
 
 /// A range of memory that is to be given back.
 #[derive(Clone, Copy, Debug)]
-pub struct Range {
-    /// First byte.
-    pub start: NonNull<u8>,
-    /// Length in bytes.
-    pub bytes: usize,
+pub(crate) struct Range {
+    pub(crate) start: NonNull<u8>,
+    pub(crate) bytes: usize,
 }
 
 /// Reserves `bytes` of address space, aligned to `align`, without any memory
 /// behind it; `None` where the process may not have so much. Both are
 /// multiples of the page, `align` a power of two.
-pub fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     system::reserve(bytes, align)
 }
 
@@ -37,7 +35,7 @@ pub fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
 ///
 /// # Safety
 /// The range lies in a reservation and is made of whole pages.
-pub unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
+pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: passed on to the caller.
     unsafe { system::commit(start, bytes) }
 }
@@ -49,7 +47,7 @@ pub unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
 /// # Safety
 /// The ranges are committed, made of whole pages, and nobody needs or touches
 /// their contents.
-pub unsafe fn purge(ranges: &[Range]) -> usize {
+pub(crate) unsafe fn purge(ranges: &[Range]) -> usize {
     // SAFETY: passed on to the caller.
     unsafe { system::purge(ranges) }
 }
@@ -58,7 +56,7 @@ pub unsafe fn purge(ranges: &[Range]) -> usize {
 ///
 /// # Safety
 /// `start` and `bytes` are those of a reservation, which nobody uses any more.
-pub unsafe fn release(start: NonNull<u8>, bytes: usize) {
+pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
     // SAFETY: passed on to the caller.
     unsafe { system::release(start, bytes) }
 }
@@ -70,13 +68,13 @@ pub unsafe fn release(start: NonNull<u8>, bytes: usize) {
 /// # Safety
 /// Both ranges are committed, made of whole pages, and do not overlap; nobody
 /// needs the contents of `to`.
-pub unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, bytes: usize) -> bool {
+pub(crate) unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: passed on to the caller.
     unsafe { system::move_pages(from, to, bytes) }
 }
 
 /// Milliseconds of a clock that never goes back.
-pub fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     system::now_ms()
 }
 

@@ -1,0 +1,95 @@
+//! Read-only snapshots of an arena's books. They are taken without allocating.
+
+use crate::bin::LISTS;
+
+/// Where an arena's memory is. All figures are bytes unless named otherwise.
+///
+/// Two identities hold:
+/// `slab_bytes = live_bytes + free_bytes + tail_bytes`, and
+/// `resident_bytes = slab_bytes + large_bytes - punched_bytes + dirty_bytes + metadata_bytes`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ArenaStats {
+    /// Address space of the region.
+    pub region_bytes: usize,
+    /// Memory that the arena holds, its own records included. Pages count from
+    /// the moment when they are handed out, touched or not.
+    pub resident_bytes: usize,
+    /// Pages of slabs.
+    pub slab_bytes: usize,
+    /// Slots in use: requests, rounded to their classes.
+    pub live_bytes: usize,
+    /// Free slots in slabs.
+    pub free_bytes: usize,
+    /// Ends of slabs that belong to no slot.
+    pub tail_bytes: usize,
+    /// Objects too large for slabs, in whole pages.
+    pub large_bytes: usize,
+    /// Number of such objects.
+    pub large_objects: usize,
+    /// Free pages that are still resident.
+    pub dirty_bytes: usize,
+    /// Pages inside slabs whose memory was given back.
+    pub punched_bytes: usize,
+    /// The allocator's own records.
+    pub metadata_bytes: usize,
+    /// Chunks with pages in use or dirty.
+    pub open_chunks: u32,
+    /// Free blocks of the buddy system, by order.
+    pub free_blocks: [u32; 10],
+    /// Blocks that were ever cut in two.
+    pub splits: u64,
+    /// Pairs of blocks that were ever joined.
+    pub merges: u64,
+    /// Memory that was ever taken from the system.
+    pub fresh_bytes_total: u64,
+    /// Memory that was ever given back to the system.
+    pub purged_bytes_total: u64,
+    /// Requests to give memory back that the system refused.
+    pub purges_refused: u64,
+    /// Slabs in all classes.
+    pub slabs: usize,
+}
+
+/// One size class of an arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassStats {
+    /// Bytes of a slot.
+    pub slot_bytes: usize,
+    /// Pages of a slab.
+    pub slab_pages: u32,
+    /// Slots of a slab.
+    pub slab_slots: u32,
+    /// Slabs.
+    pub slabs: u32,
+    /// Slots in use.
+    pub live: u32,
+    /// Free slots.
+    pub free: u32,
+    /// Slabs by their share of free slots, in eighths, the fullest first; the
+    /// last entry counts slabs with punched pages. Slabs without a free slot
+    /// and the one that allocates are not in here.
+    pub by_occupancy: [u32; LISTS],
+}
+
+/// How much of the slabs' memory is unused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waste {
+    /// Resident bytes of slabs.
+    pub resident_slab_bytes: usize,
+    /// Bytes of slots in use.
+    pub live_bytes: usize,
+    /// Bytes of free slots, tails of slabs included, in resident pages.
+    pub free_bytes: usize,
+    /// Bytes of pages ever taken from the system: rises when the arena grows.
+    pub fresh_bytes_total: u64,
+}
+
+/// What a purge has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Bytes given back to the system.
+    pub bytes: usize,
+    /// When the next call is due, in milliseconds of the clock that was passed
+    /// in; `None` while there is nothing to give back.
+    pub next_due_ms: Option<u64>,
+}
