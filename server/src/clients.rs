@@ -7,12 +7,64 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
 
+use bitflags::bitflags;
 use parking_lot::Mutex;
 
 use crate::net::poll::Waker;
 use crate::net::socket::Endpoints;
+
+bitflags! {
+    /// States of a client that CLIENT LIST shows as letters.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct ClientFlags: u32 {
+        /// Watches all commands.
+        const MONITOR = 1 << 0;
+        /// Between MULTI and EXEC.
+        const MULTI = 1 << 1;
+        /// Waits for the end of a pause.
+        const BLOCKED = 1 << 2;
+        /// A watched key has changed.
+        const DIRTY = 1 << 3;
+        /// To be closed when its replies are sent.
+        const CLOSE_AFTER_REPLY = 1 << 4;
+        /// To be closed.
+        const CLOSE_ASAP = 1 << 5;
+        /// Connected through a Unix socket.
+        const UNIX = 1 << 6;
+        /// Not to be closed when clients take too much memory.
+        const NO_EVICT = 1 << 7;
+        /// Its reads do not count as uses of keys.
+        const NO_TOUCH = 1 << 8;
+    }
+}
+
+impl ClientFlags {
+    /// The letters, in Redis's order; `N` for none.
+    pub(crate) fn letters(self) -> String {
+        const LETTERS: [(ClientFlags, char); 9] = [
+            (ClientFlags::MONITOR, 'O'),
+            (ClientFlags::MULTI, 'x'),
+            (ClientFlags::BLOCKED, 'b'),
+            (ClientFlags::DIRTY, 'd'),
+            (ClientFlags::CLOSE_AFTER_REPLY, 'c'),
+            (ClientFlags::CLOSE_ASAP, 'A'),
+            (ClientFlags::UNIX, 'U'),
+            (ClientFlags::NO_EVICT, 'e'),
+            (ClientFlags::NO_TOUCH, 'T'),
+        ];
+        let set = LETTERS.iter().filter(|(flag, _)| self.contains(*flag));
+        let letters: String = set.map(|(_, letter)| letter).collect();
+        if letters.is_empty() {
+            "N".into()
+        } else {
+            letters
+        }
+    }
+}
 
 /// What a client calls itself.
 #[derive(Clone, Debug, Default)]
@@ -39,18 +91,21 @@ pub(crate) struct Client {
     /// When it connected, in milliseconds of Unix time.
     pub(crate) connected_ms: u64,
     labels: Mutex<Option<Box<Labels>>>,
+    killed: AtomicBool,
     /// When it last sent a command, in milliseconds of Unix time.
     pub(crate) active_ms: AtomicU64,
     /// Database.
     pub(crate) db: AtomicU32,
     /// Bits of [`ClientFlags`].
     pub(crate) flags: AtomicU32,
-    /// Index of the last command in the table, `u16::MAX` for none.
+    /// Index of the last command in the table, [`NO_COMMAND`] for none.
     pub(crate) last_command: AtomicU16,
     /// Protocol version.
     pub(crate) protocol: AtomicU16,
     /// Queued commands of its transaction, -1 outside of one.
     pub(crate) queued: AtomicI64,
+    /// Bytes of these commands' arguments.
+    pub(crate) queued_bytes: AtomicUsize,
     /// Keys watched.
     pub(crate) watched: AtomicU32,
     /// Bytes of a partial command.
@@ -69,9 +124,13 @@ pub(crate) struct Client {
     pub(crate) commands: AtomicU64,
 }
 
+/// In the place of a command's index: no command yet.
+pub(crate) const NO_COMMAND: u16 = u16::MAX;
+
 impl Client {
-    /// A client that has just connected.
-    pub(crate) fn new(id: u64, worker: usize, fd: i32, endpoints: Endpoints, now_ms: u64) -> Self {
+    fn new(id: u64, worker: usize, fd: i32, endpoints: Endpoints, now_ms: u64) -> Self {
+        let mut flags = ClientFlags::empty();
+        flags.set(ClientFlags::UNIX, endpoints.is_unix());
         Self {
             id,
             worker,
@@ -79,12 +138,14 @@ impl Client {
             endpoints,
             connected_ms: now_ms,
             labels: Mutex::new(None),
+            killed: AtomicBool::new(false),
             active_ms: AtomicU64::new(now_ms),
             db: AtomicU32::new(0),
-            flags: AtomicU32::new(0),
-            last_command: AtomicU16::new(u16::MAX),
+            flags: AtomicU32::new(flags.bits()),
+            last_command: AtomicU16::new(NO_COMMAND),
             protocol: AtomicU16::new(2),
             queued: AtomicI64::new(-1),
+            queued_bytes: AtomicUsize::new(0),
             watched: AtomicU32::new(0),
             query_bytes: AtomicUsize::new(0),
             query_free_bytes: AtomicUsize::new(0),
@@ -110,6 +171,35 @@ impl Client {
             next.name.is_empty() && next.library.is_empty() && next.library_version.is_empty();
         *labels = (!blank).then_some(next);
     }
+
+    /// Its states.
+    pub(crate) fn flags(&self) -> ClientFlags {
+        ClientFlags::from_bits_truncate(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// Sets or clears a state. Only the owner calls this.
+    pub(crate) fn set_flag(&self, flag: ClientFlags, on: bool) {
+        let mut flags = self.flags();
+        flags.set(flag, on);
+        self.flags.store(flags.bits(), Ordering::Relaxed);
+    }
+
+    /// Whether another client asked for its end.
+    #[inline]
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the server holds for it, its record included.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        /// The connection, the session and this record, without their buffers.
+        const FIXED_BYTES: usize = size_of::<Client>() + 256;
+        FIXED_BYTES
+            + self.query_bytes.load(Ordering::Relaxed)
+            + self.query_free_bytes.load(Ordering::Relaxed)
+            + self.output_bytes.load(Ordering::Relaxed)
+            + self.queued_bytes.load(Ordering::Relaxed)
+    }
 }
 
 /// What one worker asks of another.
@@ -117,6 +207,10 @@ impl Client {
 pub(crate) enum Message {
     /// Serve this socket.
     Connection(OwnedFd, Endpoints),
+    /// Close this client's connection.
+    Kill(u64),
+    /// Show this line to all clients that watch commands.
+    Show(Arc<[u8]>),
 }
 
 /// A worker's mailbox.
@@ -156,8 +250,20 @@ impl Mailbox {
 #[derive(Debug)]
 struct Desk {
     clients: Mutex<BTreeMap<u64, Arc<Client>>>,
+    /// Connections accepted for this worker and not closed yet.
     count: AtomicUsize,
+    /// How many of them watch all commands.
+    monitors: AtomicUsize,
     mailbox: Mailbox,
+}
+
+/// A time in which clients have to wait with their commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pause {
+    /// When it ends, in milliseconds of Unix time.
+    pub(crate) until_ms: u64,
+    /// Whether all commands wait, or only those that write.
+    pub(crate) all: bool,
 }
 
 /// All clients.
@@ -166,23 +272,27 @@ pub(crate) struct Clients {
     desks: Box<[Desk]>,
     next_id: AtomicU64,
     count: AtomicUsize,
+    monitors: AtomicUsize,
+    paused: AtomicBool,
+    pause: Mutex<Option<Pause>>,
 }
 
 impl Clients {
     /// No clients yet; one mailbox per worker.
     pub(crate) fn new(mailboxes: Vec<Mailbox>) -> Self {
-        let desks = mailboxes
-            .into_iter()
-            .map(|mailbox| Desk {
-                clients: Mutex::new(BTreeMap::new()),
-                count: AtomicUsize::new(0),
-                mailbox,
-            })
-            .collect();
+        let desks = mailboxes.into_iter().map(|mailbox| Desk {
+            clients: Mutex::new(BTreeMap::new()),
+            count: AtomicUsize::new(0),
+            monitors: AtomicUsize::new(0),
+            mailbox,
+        });
         Self {
-            desks,
+            desks: desks.collect(),
             next_id: AtomicU64::new(1),
             count: AtomicUsize::new(0),
+            monitors: AtomicUsize::new(0),
+            paused: AtomicBool::new(false),
+            pause: Mutex::new(None),
         }
     }
 
@@ -196,10 +306,16 @@ impl Clients {
         &self.desks[worker].mailbox
     }
 
+    /// Number of clients of `worker`.
+    pub(crate) fn len_of(&self, worker: usize) -> usize {
+        self.desks[worker].count.load(Ordering::Relaxed)
+    }
+
     /// The worker with the fewest clients.
     pub(crate) fn idlest_worker(&self) -> usize {
-        let load = |worker: &usize| self.desks[*worker].count.load(Ordering::Relaxed);
-        (0..self.desks.len()).min_by_key(load).unwrap_or(0)
+        (0..self.desks.len())
+            .min_by_key(|&worker| self.len_of(worker))
+            .unwrap_or(0)
     }
 
     /// Number of clients connected.
@@ -234,23 +350,151 @@ impl Clients {
         client
     }
 
-    /// Forgets a client.
+    /// Forgets a client whose connection is closed.
     pub(crate) fn unregister(&self, client: &Client) {
+        self.strike(client);
+        if client.flags().contains(ClientFlags::MONITOR) {
+            self.desks[client.worker]
+                .monitors
+                .fetch_sub(1, Ordering::Relaxed);
+            self.monitors.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a client off the list; whether it was on it.
+    fn strike(&self, client: &Client) -> bool {
         let desk = &self.desks[client.worker];
-        if desk.clients.lock().remove(&client.id).is_some() {
+        let listed = desk.clients.lock().remove(&client.id).is_some();
+        if listed {
             desk.count.fetch_sub(1, Ordering::Relaxed);
             self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        listed
+    }
+
+    /// Has a client's connection closed by its worker. From now on it is neither listed nor counted.
+    pub(crate) fn kill(&self, client: &Client) {
+        client.killed.store(true, Ordering::Relaxed);
+        if self.strike(client) {
+            self.desks[client.worker]
+                .mailbox
+                .send(Message::Kill(client.id));
         }
     }
 
     /// All clients, in order of connection.
     pub(crate) fn all(&self) -> Vec<Arc<Client>> {
-        let mut all: Vec<_> = self
-            .desks
-            .iter()
-            .flat_map(|desk| desk.clients.lock().values().cloned().collect::<Vec<_>>())
-            .collect();
+        let mut all = Vec::with_capacity(self.len());
+        for desk in &self.desks {
+            all.extend(desk.clients.lock().values().cloned());
+        }
         all.sort_by_key(|client| client.id);
         all
+    }
+
+    /// The client with this number.
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<Client>> {
+        self.desks
+            .iter()
+            .find_map(|desk| desk.clients.lock().get(&id).cloned())
+    }
+
+    /// Makes a client one that watches all commands. Called by its owner.
+    pub(crate) fn add_monitor(&self, client: &Client) {
+        if !client.flags().contains(ClientFlags::MONITOR) {
+            client.set_flag(ClientFlags::MONITOR, true);
+            self.desks[client.worker]
+                .monitors
+                .fetch_add(1, Ordering::Relaxed);
+            self.monitors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes a client an ordinary one again. Called by its owner.
+    pub(crate) fn remove_monitor(&self, client: &Client) {
+        if client.flags().contains(ClientFlags::MONITOR) {
+            client.set_flag(ClientFlags::MONITOR, false);
+            self.desks[client.worker]
+                .monitors
+                .fetch_sub(1, Ordering::Relaxed);
+            self.monitors.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether any client watches all commands.
+    #[inline]
+    pub(crate) fn is_monitored(&self) -> bool {
+        self.monitors.load(Ordering::Relaxed) > 0
+    }
+
+    /// Shows a line to all clients that watch all commands.
+    pub(crate) fn show(&self, line: Vec<u8>) {
+        let line: Arc<[u8]> = line.into();
+        for desk in &self.desks {
+            if desk.monitors.load(Ordering::Relaxed) > 0 {
+                desk.mailbox.send(Message::Show(Arc::clone(&line)));
+            }
+        }
+    }
+
+    /// Number of clients that watch keys, and how many keys they watch together.
+    pub(crate) fn watching(&self) -> (usize, u64) {
+        let watched = |client: &Arc<Client>| u64::from(client.watched.load(Ordering::Relaxed));
+        self.all()
+            .iter()
+            .map(watched)
+            .filter(|&keys| keys > 0)
+            .fold((0, 0), |(n, sum), keys| (n + 1, sum + keys))
+    }
+
+    /// Bytes that the server holds for all clients.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.all()
+            .iter()
+            .map(|client| client.memory_bytes() as u64)
+            .sum()
+    }
+
+    /// The pause that is in force.
+    #[inline]
+    pub(crate) fn pause(&self) -> Option<Pause> {
+        if !self.paused.load(Ordering::Relaxed) {
+            return None;
+        }
+        *self.pause.lock()
+    }
+
+    /// Begins a pause, or extends the one in force: the later end holds, and the stricter kind.
+    pub(crate) fn begin_pause(&self, pause: Pause, now_ms: u64) {
+        let mut current = self.pause.lock();
+        let before = current.filter(|before| before.until_ms > now_ms);
+        *current = Some(match before {
+            Some(before) => Pause {
+                until_ms: before.until_ms.max(pause.until_ms),
+                all: before.all || pause.all,
+            },
+            None => pause,
+        });
+        self.paused.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the pause and wakes all workers, which let go of the commands that wait.
+    pub(crate) fn end_pause(&self) {
+        *self.pause.lock() = None;
+        self.paused.store(false, Ordering::Relaxed);
+        self.wake_all();
+    }
+
+    /// Ends the pause if its time is over.
+    pub(crate) fn end_pause_if_over(&self, now_ms: u64) {
+        let over = self.pause().is_some_and(|pause| pause.until_ms <= now_ms);
+        if over {
+            self.end_pause();
+        }
+    }
+
+    /// Wakes all workers.
+    pub(crate) fn wake_all(&self) {
+        self.desks.iter().for_each(|desk| desk.mailbox.wake());
     }
 }

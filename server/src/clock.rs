@@ -6,6 +6,7 @@
 //! the monotonic clock.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Microseconds of Unix time, now. A system clock set before 1970 reads as 0.
@@ -40,6 +41,15 @@ impl Ticks {
     }
 }
 
+/// What a tick is, for people.
+pub(crate) fn tick_source() -> &'static str {
+    if source::is_counter() {
+        "X86 TSC"
+    } else {
+        "POSIX clock_gettime"
+    }
+}
+
 /// Where the counters stood at the start.
 struct Origin {
     ticks: Ticks,
@@ -64,6 +74,27 @@ pub(crate) fn uptime() -> Duration {
         .map_or(Duration::ZERO, |origin| origin.instant.elapsed())
 }
 
+/// Nanoseconds per tick in units of 2^-32, as last measured; 0 if not yet.
+static SCALE: AtomicU64 = AtomicU64::new(0);
+
+/// A number of ticks in nanoseconds.
+#[inline]
+pub(crate) fn ticks_to_ns(ticks: u64) -> u64 {
+    // Relaxed: any measurement will do.
+    let scale = match SCALE.load(Ordering::Relaxed) {
+        0 => measure_scale(),
+        scale => scale,
+    };
+    ((u128::from(ticks) * u128::from(scale)) >> 32) as u64
+}
+
+#[cold]
+fn measure_scale() -> u64 {
+    let scale = (ns_per_tick() * 4_294_967_296.0) as u64;
+    SCALE.store(scale, Ordering::Relaxed);
+    scale
+}
+
 /// How many nanoseconds a tick lasts, as measured from the start until now.
 pub(crate) fn ns_per_tick() -> f64 {
     if !source::is_counter() {
@@ -77,10 +108,10 @@ pub(crate) fn ns_per_tick() -> f64 {
     loop {
         let ns = origin.instant.elapsed().as_nanos();
         let ticks = Ticks::now().since(origin.ticks);
-        if ns >= 2_000_000 && ticks > 0 {
+        if ns >= 1_000_000 && ticks > 0 {
             return ns as f64 / ticks as f64;
         }
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::sleep(Duration::from_micros(100));
     }
 }
 

@@ -6,14 +6,14 @@
 //!
 //! | row | files |
 //! |---|---|
-//! | words | `clock` `extended` `glob` `lcs` `number` |
+//! | words | `clock` `extended` `glob` `lcs` `number` `process` |
 //! | wire | `resp` |
-//! | settings | `config` |
-//! | sockets | `net` |
+//! | settings | `config`, then `log` |
+//! | sockets | `net`, then `listeners` |
 //! | clients | `clients`, then `session` |
 //! | figures | `observe` |
 //! | commands | `commands` |
-//! | engine | `worker`, then `server`, then `main` |
+//! | engine | `worker`, then `signals`, then `server`, then `main` |
 
 #![allow(dead_code)]
 
@@ -24,33 +24,97 @@ mod config;
 mod extended;
 mod glob;
 mod lcs;
+mod listeners;
+mod log;
 mod net;
 mod number;
 mod observe;
+mod process;
 mod resp;
 mod server;
 mod session;
+mod signals;
 mod worker;
 
+use std::path::Path;
 use std::process::ExitCode;
+
+use config::Config;
+use config::directive::Id;
+use log::Log;
+use observe::info::{REDIS_VERSION, VERSION};
+
+/// The command line in short.
+const USAGE: &str = "\
+Usage: slabkv-server [FILE] [-] [--directive value ...]
+       slabkv-server --version | --help
+
+FILE is a configuration file in the syntax of redis.conf; - reads one from the standard input, too. Any directive can
+be given as an option and then counts more than the file:
+
+       slabkv-server                                   (port 6379, all defaults)
+       slabkv-server --port 7777 --maxmemory 1gb
+       slabkv-server slabkv.conf --loglevel verbose
+       slabkv-server slabkv.conf - < more.conf
+";
 
 fn main() -> ExitCode {
     clock::start();
-    let mut config = config::Config::defaults();
-    let mut words = std::env::args().skip(1);
-    while let Some(word) = words.next() {
-        if word == "--port" {
-            config.port = words
-                .next()
-                .and_then(|port| port.parse().ok())
-                .unwrap_or(config.port);
+    let words: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    match words.first().map(String::as_str) {
+        Some("-v" | "--version") => {
+            println!(
+                "slabkv server v={VERSION} redis={REDIS_VERSION} malloc=slabkv-{VERSION} bits={}",
+                usize::BITS
+            );
+            return ExitCode::SUCCESS;
+        }
+        Some("-h" | "--help") => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let mut config = Config::defaults();
+    if let Err(error) = config.load(&config::file::parse_command_line(&words)) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    let log_file = config.string(Id::LogFile);
+    let log = Log::new(
+        config.number(Id::LogLevel),
+        Some(Path::new(&log_file)).filter(|_| !log_file.is_empty()),
+    );
+    let supervised = supervision(&config);
+    if supervised == "no" && config.is_set(Id::Daemonize) {
+        // SAFETY: nothing before this line starts a thread.
+        if let Err(error) = unsafe { process::daemonize() } {
+            eprintln!("Can't go into the background: {}", config::os_text(&error));
+            return ExitCode::FAILURE;
         }
     }
-    match server::serve(config) {
+    if config.is_set(Id::DisableThp) {
+        process::disable_huge_pages();
+    }
+    match server::serve(config, log, supervised) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
+        Err(()) => ExitCode::FAILURE,
+    }
+}
+
+/// Who supervises the process: `systemd`, `upstart` or `no`.
+fn supervision(config: &Config) -> &'static str {
+    let wants = config.show(Id::Supervised);
+    let systemd = std::env::var_os("NOTIFY_SOCKET").is_some();
+    let upstart = std::env::var_os("UPSTART_JOB").is_some();
+    match wants.as_slice() {
+        b"systemd" if systemd => "systemd",
+        b"upstart" if upstart => "upstart",
+        b"auto" if upstart => "upstart",
+        b"auto" if systemd => "systemd",
+        _ => "no",
     }
 }

@@ -50,6 +50,8 @@ pub(crate) struct QueuedCommand {
 pub(crate) struct Transaction {
     /// The commands so far.
     pub(crate) queue: Vec<QueuedCommand>,
+    /// Bytes of all their arguments.
+    pub(crate) bytes: usize,
     /// Whether a command could not be queued, so that EXEC has to fail.
     pub(crate) aborted: bool,
 }
@@ -74,6 +76,8 @@ pub(crate) struct Session {
     pub(crate) protocol: Protocol,
     /// Whether commands are allowed, since no password is needed or the right one was given.
     pub(crate) authenticated: bool,
+    /// Whether reads leave the keys' idle times and use counters alone.
+    pub(crate) no_touch: bool,
     /// Whether replies are wanted.
     pub(crate) reply_mode: ReplyMode,
     /// Whether the connection goes on.
@@ -92,6 +96,7 @@ impl Session {
             db: 0,
             protocol: Protocol::default(),
             authenticated,
+            no_touch: false,
             reply_mode: ReplyMode::default(),
             fate: Fate::default(),
             transaction: None,

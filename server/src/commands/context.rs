@@ -1,15 +1,28 @@
 //! What a handler works with.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use kvstore::{Db, Keyspace, Locked, Touch};
+use kvstore::statistics::Statistics;
+use kvstore::{Db, Keyspace, Locked, ShardSet, Touch};
+use parking_lot::Mutex;
 
 use crate::clients::Clients;
 use crate::commands::args::Args;
 use crate::commands::error::CommandError;
 use crate::commands::lookup::CommandTable;
 use crate::config::Config;
-use crate::observe::stats::WorkerStats;
+use crate::config::directive::Id;
+use crate::listeners::Listeners;
+use crate::log::Log;
+use crate::observe::clients::CommandNames;
+use crate::observe::info::Identity;
+use crate::observe::latency::LatencyMonitor;
+use crate::observe::memory::MemoryState;
+use crate::observe::rates::{Sample, Sampler};
+use crate::observe::slowlog::SlowLog;
+use crate::observe::stats::{Stats, WorkerStats};
 use crate::resp::reply::Reply;
 use crate::session::Session;
 
@@ -17,14 +30,140 @@ use crate::session::Session;
 pub(crate) struct Services {
     /// Values in force.
     pub(crate) config: Config,
+    /// The log.
+    pub(crate) log: Arc<Log>,
     /// All data.
     pub(crate) keyspace: Keyspace,
     /// All commands.
     pub(crate) commands: CommandTable,
     /// All clients.
     pub(crate) clients: Clients,
+    /// The sockets that accept connections.
+    pub(crate) listeners: Listeners,
     /// Figures of each worker.
-    pub(crate) stats: Box<[Arc<WorkerStats>]>,
+    pub(crate) stats: Stats,
+    /// Samples of the figures, for rates.
+    pub(crate) sampler: Mutex<Sampler>,
+    /// Slow commands.
+    pub(crate) slowlog: SlowLog,
+    /// Latency events.
+    pub(crate) latency: LatencyMonitor,
+    /// Peak and start of memory use.
+    pub(crate) memory: MemoryState,
+    /// What never changes.
+    pub(crate) identity: Identity,
+    /// Shards that want no maintenance until something is written, as a bit each.
+    pub(crate) idle_shards: AtomicU64,
+    /// Workers that were asked to maintain their shards soon.
+    pub(crate) roused: Box<[AtomicBool]>,
+    /// Serialises CONFIG SET, whose checks, changes and undoing belong together.
+    pub(crate) config_change: Mutex<()>,
+    /// Whether keys expire without being touched (DEBUG SET-ACTIVE-EXPIRE).
+    pub(crate) active_expiry: AtomicBool,
+    /// Whether the server has to stop.
+    pub(crate) stop: AtomicBool,
+}
+
+impl Services {
+    /// Whether a password is needed.
+    #[inline]
+    pub(crate) fn needs_password(&self) -> bool {
+        self.config.is_set(Id::RequirePass)
+    }
+
+    /// Whether a client may use what this directive guards: `no`, `yes`, or `local` for clients of this machine.
+    pub(crate) fn allows(&self, guard: Id, is_local: bool) -> bool {
+        match self.config.number(guard) {
+            0 => false,
+            1 => true,
+            _ => is_local,
+        }
+    }
+
+    /// Asks a worker to maintain its shards soon.
+    pub(crate) fn rouse(&self, worker: usize, from: usize) {
+        // Release meets the Acquire of `take_rouse`.
+        self.roused[worker].store(true, Ordering::Release);
+        if worker != from {
+            self.clients.mailbox(worker).wake();
+        }
+    }
+
+    /// Whether a worker was asked to maintain its shards since the last call.
+    pub(crate) fn take_rouse(&self, worker: usize) -> bool {
+        self.roused[worker].load(Ordering::Relaxed)
+            && self.roused[worker].swap(false, Ordering::Acquire)
+    }
+
+    /// Names of commands, for texts.
+    pub(crate) fn command_names(&self) -> &dyn CommandNames {
+        &self.commands
+    }
+
+    /// Figures of all shards, one after the other.
+    pub(crate) fn keyspace_statistics(&self) -> Statistics {
+        let mut sum = Statistics::default();
+        for shard in 0..self.keyspace.shards() {
+            sum += self.keyspace.lock(ShardSet::one(shard)).statistics();
+        }
+        sum
+    }
+
+    /// The statistics now, for rates.
+    pub(crate) fn rate_sample(&self, keyspace: &Statistics, at: Duration) -> Sample {
+        let totals = self.stats.all_totals();
+        Sample {
+            at,
+            commands: totals.commands,
+            input_bytes: totals.input_bytes,
+            output_bytes: totals.output_bytes,
+            loops: totals.loops,
+            loop_ticks: totals.loop_ticks,
+            compaction_ns: keyspace.compaction.time_ns,
+        }
+    }
+
+    /// Takes a sample of rates and of memory use, `at` this time since the start.
+    pub(crate) fn take_sample(&self, at: Duration) {
+        let keyspace = self.keyspace_statistics();
+        self.memory.sample(&keyspace);
+        let sample = self.rate_sample(&keyspace, at);
+        self.sampler.lock().push(sample);
+    }
+
+    /// Has all workers stop.
+    pub(crate) fn stop(&self) {
+        // Release meets the Acquire of the workers' loops.
+        self.stop.store(true, Ordering::Release);
+        self.clients.wake_all();
+    }
+}
+
+/// From when on a command's duration is worth recording, beyond counting it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Thresholds {
+    /// For the slow log, in nanoseconds; `u64::MAX` for never.
+    pub(crate) slow_ns: u64,
+    /// For the latency monitor, in nanoseconds; `u64::MAX` for never.
+    pub(crate) latency_ns: u64,
+    /// Whether histograms are kept.
+    pub(crate) histograms: bool,
+}
+
+impl Thresholds {
+    /// What the configuration says now.
+    pub(crate) fn of(config: &Config) -> Self {
+        let slow_us = u64::try_from(config.number(Id::SlowlogSlowerThan));
+        let latency_ms = u64::try_from(config.number(Id::LatencyThreshold)).unwrap_or(0);
+        Self {
+            slow_ns: slow_us.map_or(u64::MAX, |us| us.saturating_mul(1000)),
+            latency_ns: match latency_ms {
+                0 => u64::MAX,
+                ms => ms.saturating_mul(1_000_000),
+            },
+            histograms: config.is_set(Id::LatencyTracking),
+        }
+    }
 }
 
 /// Most bytes of an argument that an error text shows.
@@ -44,8 +183,16 @@ pub(crate) struct Context<'a> {
     pub(crate) services: &'a Services,
     /// Figures of this worker.
     pub(crate) stats: &'a WorkerStats,
+    /// What durations are worth recording.
+    pub(crate) thresholds: Thresholds,
     /// Index of the command that runs, in the command table.
     pub(crate) command: u16,
+    /// Arguments that no log may show, as a bit each; the last bit stands for all arguments from there on.
+    pub(crate) secret_args: u64,
+    /// Bytes of the requests that are being worked on, for CLIENT LIST.
+    pub(crate) query_bytes: usize,
+    /// Whether a command that writes has run.
+    pub(crate) wrote: bool,
 }
 
 impl<'a> Context<'a> {
@@ -64,7 +211,16 @@ impl<'a> Context<'a> {
     /// What a lookup leaves behind, given what the command would have it leave.
     #[inline]
     pub(crate) fn touch(&self, touch: Touch) -> Touch {
-        touch
+        if self.session.no_touch {
+            touch.without_access()
+        } else {
+            touch
+        }
+    }
+
+    /// Keeps an argument out of all logs.
+    pub(crate) fn keep_secret(&mut self, argument: usize) {
+        self.secret_args |= 1 << argument.min(63);
     }
 
     /// The name of the command that runs; of a subcommand with its container, `config|get`.
@@ -95,10 +251,8 @@ impl<'a> Context<'a> {
     /// The error of a subcommand for arguments that it does not take.
     #[cold]
     pub(crate) fn subcommand_syntax(&self, args: Args<'_>) -> CommandError {
-        let (container, _) = self
-            .command_name()
-            .split_once('|')
-            .unwrap_or((self.command_name(), ""));
+        let name = self.command_name();
+        let (container, _) = name.split_once('|').unwrap_or((name, ""));
         let given = args.try_get(1).unwrap_or_default();
         let mut text = b"ERR unknown subcommand or wrong number of arguments for '".to_vec();
         text.extend_from_slice(&given[..given.len().min(SHOWN_BYTES_MAX)]);

@@ -1,45 +1,103 @@
 //! The way of a request to its handler: lookup, checks, locks, the call, and what is recorded of it.
 
+use std::sync::atomic::Ordering;
+
 use kvstore::{Key, ShardSet};
 use smallvec::SmallVec;
 
-use crate::clock::Ticks;
+use crate::clock::{Ticks, unix_us};
 use crate::commands::args::Args;
-use crate::commands::context::Context;
+use crate::commands::context::{Context, SHOWN_BYTES_MAX};
 use crate::commands::error::CommandError;
 use crate::commands::lookup::{Command, Found};
 use crate::commands::table::{Flags, Locking};
 use crate::commands::transaction;
-use crate::session::QueuedCommand;
+use crate::config::directive::Id;
+use crate::config::value::quote;
+use crate::observe::slowlog;
+use crate::session::{QueuedCommand, ReplyMode};
 
 /// Keys of one command; commands with more than a few have them on the heap.
 pub(crate) type Keys<'a> = SmallVec<[Key<'a>; 8]>;
 
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Outcome {
+    /// It was answered.
+    Done,
+    /// It has to wait for the end of a pause, unanswered.
+    Postponed,
+}
+
 /// Runs one request and writes its reply.
-pub(crate) fn run(ctx: &mut Context<'_>, args: Args<'_>) {
+#[inline]
+pub(crate) fn run(ctx: &mut Context<'_>, args: Args<'_>) -> Outcome {
+    if ctx.session.reply_mode != ReplyMode::On {
+        return run_quietly(ctx, args);
+    }
+    run_found(ctx, args)
+}
+
+/// Runs one request of a client that wants no replies for now.
+#[cold]
+fn run_quietly(ctx: &mut Context<'_>, args: Args<'_>) -> Outcome {
+    let before = ctx.session.reply_mode;
+    if before == ReplyMode::SkipNext {
+        ctx.session.reply_mode = ReplyMode::SkipThis;
+    }
+    let start = ctx.reply.len();
+    if run_found(ctx, args) == Outcome::Postponed {
+        ctx.session.reply_mode = before;
+        return Outcome::Postponed;
+    }
+    match ctx.session.reply_mode {
+        ReplyMode::On => {}
+        ReplyMode::SkipThis => {
+            ctx.session.reply_mode = ReplyMode::On;
+            ctx.reply.truncate(start);
+        }
+        ReplyMode::Off | ReplyMode::SkipNext => ctx.reply.truncate(start),
+    }
+    Outcome::Done
+}
+
+#[inline]
+fn run_found(ctx: &mut Context<'_>, args: Args<'_>) -> Outcome {
     let table = ctx.commands();
     match table.find(args) {
-        Found::Command(command) => run_command(ctx, command, args),
+        Found::Command(command) => return run_command(ctx, command, args),
         Found::UnknownCommand => reject(ctx, None, &unknown_command(args)),
         Found::UnknownSubcommand(container) => {
-            reject(ctx, Some(container), &unknown_subcommand(container, args))
+            reject(ctx, Some(container), &unknown_subcommand(container, args));
         }
     }
+    Outcome::Done
 }
 
 /// Runs one request whose command is known.
-pub(crate) fn run_command(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) {
+#[inline]
+fn run_command(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> Outcome {
     if let Err(error) = check(ctx, command, args) {
         reject(ctx, Some(command), &error);
-        return;
+        return Outcome::Done;
+    }
+    if ctx.services.clients.pause().is_some() && has_to_wait(ctx, command) {
+        return Outcome::Postponed;
+    }
+    if ctx.services.config.is_set(Id::MaxMemory)
+        && let Err(error) = make_room(ctx, command)
+    {
+        reject(ctx, Some(command), &error);
+        return Outcome::Done;
     }
     if ctx.session.transaction.is_some() && !runs_inside_multi(command) {
         queue(ctx, command, args);
-        return;
+        return Outcome::Done;
     }
     let mut keys = Keys::new();
-    command.collect_keys(&ctx.services.keyspace, args, &mut keys);
     let keyspace = &ctx.services.keyspace;
+    command.collect_keys(keyspace, args, &mut keys);
     let shards = match command.spec.locking {
         Locking::Keys => shards_of(ctx, &keys),
         Locking::All => keyspace.all_shards(),
@@ -49,28 +107,125 @@ pub(crate) fn run_command(ctx: &mut Context<'_>, command: &Command, args: Args<'
     ctx.locked = keyspace.lock(shards);
     call(ctx, command, args.with_keys(&keys));
     ctx.locked = keyspace.lock(ShardSet::EMPTY);
+    Outcome::Done
 }
 
 /// Calls a command whose shards are locked, and records the call. EXEC uses it for each queued command.
+#[inline]
 pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) {
     let began = Ticks::now();
-    let errors = ctx.reply.error_count();
     ctx.command = command.index;
+    ctx.secret_args = 0;
     let start = ctx.reply.len();
     if let Err(error) = (command.spec.handler)(ctx, args) {
         // A command may fail when a part of its reply is written already.
         ctx.reply.truncate(start);
         ctx.reply.error(error.text());
     }
+    let ticks = Ticks::now().since(began);
+    ctx.wrote |= command.spec.flags.contains(Flags::WRITE);
     let counters = &ctx.stats.commands[usize::from(command.index)];
     counters.calls.add(1);
-    counters.ticks.add(Ticks::now().since(began));
-    if ctx.reply.error_count() > errors {
+    counters.ticks.add(ticks);
+    let ns = crate::clock::ticks_to_ns(ticks);
+    if ctx.thresholds.histograms {
+        counters.record(ns);
+    }
+    if ctx.reply.has_new_errors() {
         counters.failed.add(1);
+        count_errors(ctx);
+    }
+    if ns >= ctx.thresholds.slow_ns.min(ctx.thresholds.latency_ns) {
+        record_slow(ctx, command, args, ns);
+    }
+    if ctx.services.clients.is_monitored() {
+        show_to_monitors(ctx, command, args);
     }
 }
 
+#[cold]
+fn count_errors(ctx: &mut Context<'_>) {
+    for text in ctx.reply.new_errors() {
+        ctx.stats.count_error(text);
+    }
+    ctx.reply.mark_errors_counted();
+}
+
+#[cold]
+fn record_slow(ctx: &Context<'_>, command: &Command, args: Args<'_>, ns: u64) {
+    let (services, flags) = (ctx.services, command.spec.flags);
+    if ns >= ctx.thresholds.slow_ns && !flags.contains(Flags::SKIP_SLOWLOG) {
+        let shown: Vec<&[u8]> = shown_args(ctx, args).collect();
+        let entry = slowlog::Entry {
+            id: 0,
+            unix_seconds: unix_us() / 1_000_000,
+            duration_us: ns / 1000,
+            args: slowlog::shorten(shown.into_iter()),
+            peer: ctx.session.client.endpoints.peer(),
+            name: ctx.session.client.labels().name,
+        };
+        services
+            .slowlog
+            .push(entry, services.config.size(Id::SlowlogMaxLen));
+    }
+    // EXEC's commands are reported one by one.
+    if ns >= ctx.thresholds.latency_ns && command.spec.locking != Locking::Transaction {
+        let event = if flags.contains(Flags::FAST) {
+            "fast-command"
+        } else {
+            "command"
+        };
+        services
+            .latency
+            .add(event, unix_us() / 1_000_000, ns / 1_000_000);
+    }
+}
+
+/// The arguments as logs may show them.
+fn shown_args<'a>(ctx: &Context<'_>, args: Args<'a>) -> impl Iterator<Item = &'a [u8]> {
+    let secret = ctx.secret_args;
+    args.from(0).enumerate().map(move |(at, argument)| {
+        if secret >> at.min(63) & 1 == 1 {
+            b"(redacted)"
+        } else {
+            argument
+        }
+    })
+}
+
+#[cold]
+fn show_to_monitors(ctx: &Context<'_>, command: &Command, args: Args<'_>) {
+    if command
+        .spec
+        .flags
+        .intersects(Flags::SKIP_MONITOR | Flags::ADMIN)
+    {
+        return;
+    }
+    let now_us = unix_us();
+    let peer = match ctx.session.client.endpoints.is_unix() {
+        true => format!(
+            "unix:{}",
+            ctx.session.client.endpoints.peer().trim_end_matches(":0")
+        ),
+        false => ctx.session.client.endpoints.peer(),
+    };
+    let db = ctx.session.db;
+    let mut line = format!(
+        "+{}.{:06} [{db} {peer}]",
+        now_us / 1_000_000,
+        now_us % 1_000_000
+    );
+    for argument in shown_args(ctx, args) {
+        line.push(' ');
+        line.push_str(&quote(argument));
+    }
+    line.push_str("\r\n");
+    ctx.services.clients.show(line.into_bytes());
+}
+
 /// The shards of these keys.
+#[inline]
 pub(crate) fn shards_of(ctx: &Context<'_>, keys: &[Key<'_>]) -> ShardSet {
     let keyspace = &ctx.services.keyspace;
     keys.iter().fold(ShardSet::EMPTY, |set, key| {
@@ -94,7 +249,7 @@ fn transaction_shards(ctx: &Context<'_>) -> ShardSet {
         }
         let args = Args::new(&queued.bytes, &queued.spans);
         command.each_key(args, |at| {
-            set = set.union(keyspace.shard_of(keyspace.key(args.get(at)).hash()))
+            set = set.union(keyspace.shard_of(keyspace.key(args.get(at)).hash()));
         });
     }
     for (_, key) in ctx.session.watch.iter().flat_map(|watch| &watch.keys) {
@@ -104,23 +259,117 @@ fn transaction_shards(ctx: &Context<'_>) -> ShardSet {
 }
 
 /// What is checked of every command before it runs or is queued.
+#[inline]
 fn check(ctx: &Context<'_>, command: &Command, args: Args<'_>) -> Result<(), CommandError> {
+    let flags = command.spec.flags;
     if !command.takes(args.len()) {
-        return Err(format!(
-            "ERR wrong number of arguments for '{}' command",
-            command.name
-        )
-        .into());
+        return Err(wrong_number_of_arguments(command));
     }
-    if !ctx.session.authenticated && !command.spec.flags.contains(Flags::NO_AUTH) {
+    if flags.contains(Flags::PROTECTED) {
+        check_protected(ctx, command)?;
+    }
+    if !ctx.session.authenticated
+        && !flags.contains(Flags::NO_AUTH)
+        && ctx.services.needs_password()
+    {
         return Err(CommandError::new("NOAUTH Authentication required."));
     }
-    if ctx.session.transaction.is_some() && command.spec.flags.contains(Flags::NO_MULTI) {
+    if flags.contains(Flags::NO_MULTI) && ctx.session.transaction.is_some() {
         return Err(CommandError::new(
             "ERR Command not allowed inside a transaction",
         ));
     }
     Ok(())
+}
+
+#[cold]
+fn wrong_number_of_arguments(command: &Command) -> CommandError {
+    format!(
+        "ERR wrong number of arguments for '{}' command",
+        command.name
+    )
+    .into()
+}
+
+#[cold]
+fn check_protected(ctx: &Context<'_>, command: &Command) -> Result<(), CommandError> {
+    let is_local = ctx.session.client.endpoints.is_local();
+    if ctx.services.allows(Id::EnableDebugCommand, is_local) {
+        return Ok(());
+    }
+    let name = &command.name;
+    let text = format!(
+        "ERR {} command not allowed. If the enable-{name}-command option is set to \"local\", you can run it from a \
+         local connection, otherwise you need to set this option in the configuration file, and then restart the \
+         server.",
+        name.to_ascii_uppercase()
+    );
+    Err(text.into())
+}
+
+/// Whether the pause that is in force holds for a command.
+#[cold]
+fn has_to_wait(ctx: &Context<'_>, command: &Command) -> bool {
+    let Some(pause) = ctx.services.clients.pause() else {
+        return false;
+    };
+    if pause.until_ms <= ctx.now_ms {
+        ctx.services.clients.end_pause_if_over(ctx.now_ms);
+        return false;
+    }
+    if pause.all {
+        return true;
+    }
+    // A queued command waits with its EXEC.
+    if command.spec.locking == Locking::Transaction {
+        return ctx
+            .session
+            .transaction
+            .iter()
+            .flat_map(|transaction| &transaction.queue)
+            .any(|queued| {
+                let flags = ctx.services.commands.get(queued.command).spec.flags;
+                flags.intersects(Flags::WRITE | Flags::MAY_REPLICATE)
+            });
+    }
+    ctx.session.transaction.is_none()
+        && command
+            .spec
+            .flags
+            .intersects(Flags::WRITE | Flags::MAY_REPLICATE)
+}
+
+/// Brings memory within the limit before a command that may need more of it.
+#[cold]
+fn make_room(ctx: &Context<'_>, command: &Command) -> Result<(), CommandError> {
+    let services = ctx.services;
+    let denied = if command.spec.locking == Locking::Transaction {
+        let queue = ctx
+            .session
+            .transaction
+            .iter()
+            .flat_map(|transaction| &transaction.queue);
+        queue.into_iter().any(|queued| {
+            services
+                .commands
+                .get(queued.command)
+                .spec
+                .flags
+                .contains(Flags::DENYOOM)
+        })
+    } else {
+        command.spec.flags.contains(Flags::DENYOOM)
+    };
+    if !denied && !command.spec.flags.contains(Flags::WRITE) {
+        return Ok(());
+    }
+    let made = services
+        .keyspace
+        .make_room(ctx.now_ms, services.memory.heap_bytes());
+    if made.within_limit || !denied {
+        return Ok(());
+    }
+    Err(CommandError::OUT_OF_MEMORY)
 }
 
 fn reject(ctx: &mut Context<'_>, command: Option<&Command>, error: &CommandError) {
@@ -133,12 +382,14 @@ fn reject(ctx: &mut Context<'_>, command: Option<&Command>, error: &CommandError
             .add(1);
         if command.spec.locking == Locking::Transaction {
             // An EXEC that cannot run ends the transaction all the same.
-            ctx.reply
-                .error(transaction::abort(ctx.session, &ctx.services.keyspace, error).text());
+            let error = transaction::abort(ctx.session, &ctx.services.keyspace, error);
+            ctx.reply.error(error.text());
+            count_errors(ctx);
             return;
         }
     }
     ctx.reply.error(error.text());
+    count_errors(ctx);
 }
 
 /// Whether a command runs at once between MULTI and EXEC.
@@ -163,6 +414,7 @@ fn queue(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) {
     });
     let spans = moved.collect();
     if let Some(transaction) = &mut ctx.session.transaction {
+        transaction.bytes += len;
         transaction.queue.push(QueuedCommand {
             command: command.index,
             bytes: copy.into(),
@@ -172,9 +424,6 @@ fn queue(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) {
     ctx.reply.raw(b"+QUEUED\r\n");
 }
 
-/// Most bytes of a name, and of all arguments together, that an error text shows.
-const SHOWN_BYTES_MAX: usize = 128;
-
 fn unknown_command(args: Args<'_>) -> CommandError {
     let name = args.try_get(0).unwrap_or_default();
     let mut shown = Vec::new();
@@ -182,12 +431,9 @@ fn unknown_command(args: Args<'_>) -> CommandError {
         if shown.len() >= SHOWN_BYTES_MAX {
             break;
         }
+        let room = SHOWN_BYTES_MAX - shown.len();
         shown.push(b'\'');
-        shown.extend_from_slice(
-            &argument[..argument
-                .len()
-                .min(SHOWN_BYTES_MAX.saturating_sub(shown.len()))],
-        );
+        shown.extend_from_slice(&argument[..argument.len().min(room)]);
         shown.extend_from_slice(b"' ");
     }
     let mut text = b"ERR unknown command '".to_vec();
@@ -205,4 +451,32 @@ fn unknown_subcommand(container: &Command, args: Args<'_>) -> CommandError {
     text.extend_from_slice(container.name.to_ascii_uppercase().as_bytes());
     text.extend_from_slice(b" HELP.");
     text.into()
+}
+
+/// Publishes what changed in a client's session, for other workers to see.
+pub(crate) fn publish(ctx: &Context<'_>) {
+    let (session, client) = (&*ctx.session, &*ctx.session.client);
+    client.db.store(
+        u32::try_from(session.db).unwrap_or(u32::MAX),
+        Ordering::Relaxed,
+    );
+    client
+        .protocol
+        .store(u16::from(session.protocol.number()), Ordering::Relaxed);
+    client.last_command.store(ctx.command, Ordering::Relaxed);
+    client.active_ms.store(ctx.now_ms, Ordering::Relaxed);
+    let transaction = session.transaction.as_deref();
+    let queued = transaction.map_or(-1, |transaction| {
+        i64::try_from(transaction.queue.len()).unwrap_or(i64::MAX)
+    });
+    client.queued.store(queued, Ordering::Relaxed);
+    client.queued_bytes.store(
+        transaction.map_or(0, |transaction| transaction.bytes),
+        Ordering::Relaxed,
+    );
+    let watched = session.watch.as_deref().map_or(0, |watch| watch.keys.len());
+    client.watched.store(
+        u32::try_from(watched).unwrap_or(u32::MAX),
+        Ordering::Relaxed,
+    );
 }

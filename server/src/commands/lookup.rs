@@ -8,6 +8,7 @@ use kvstore::Key;
 
 use crate::commands::args::Args;
 use crate::commands::table::{BeginSearch, CommandSpec, FindKeys, KeySpec};
+use crate::observe::clients::CommandNames;
 
 /// A command or subcommand in the table that was made for this process.
 #[derive(Debug)]
@@ -117,6 +118,12 @@ fn place(packed: u128) -> usize {
     (folded.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - INDEX_LEN.trailing_zeros())) as usize
 }
 
+impl CommandNames for CommandTable {
+    fn name(&self, index: u16) -> &str {
+        &self.get(index).name
+    }
+}
+
 impl CommandTable {
     /// Builds the table from its records.
     pub(crate) fn new(families: &'static [&'static [CommandSpec]]) -> Self {
@@ -129,24 +136,48 @@ impl CommandTable {
             index: vec![0; INDEX_LEN].into(),
             long: Vec::new(),
         };
-        for at in 0..table.commands.len() {
-            let command = &table.commands[at];
-            if command.container.is_some() {
+        table.build_index();
+        table
+    }
+
+    fn build_index(&mut self) {
+        self.index.fill(0);
+        self.long.clear();
+        for at in 0..self.commands.len() {
+            let command = &self.commands[at];
+            if command.container.is_some() || command.name.is_empty() {
                 continue;
             }
             let entry = command.index;
             match pack(command.name.as_bytes()) {
                 Some(packed) => {
                     let mut place = place(packed);
-                    while table.index[place] != 0 {
+                    while self.index[place] != 0 {
                         place = (place + 1) % INDEX_LEN;
                     }
-                    table.index[place] = entry + 1;
+                    self.index[place] = entry + 1;
                 }
-                None => table.long.push(entry),
+                None => self.long.push(entry),
             }
         }
-        table
+    }
+
+    /// Lets a command go by another name, or by none if that is empty.
+    ///
+    /// # Errors
+    /// There is no such command, or the new name is taken; as a text for people.
+    pub(crate) fn rename(&mut self, from: &[u8], to: &[u8]) -> Result<(), String> {
+        let command = self
+            .by_name(from)
+            .ok_or("No such command in rename-command")?
+            .index;
+        if self.by_name(to).is_some() {
+            return Err("Target command name already exists".into());
+        }
+        let name = String::from_utf8_lossy(to).to_ascii_lowercase();
+        self.commands[usize::from(command)].name = name.into();
+        self.build_index();
+        Ok(())
     }
 
     /// Number of commands and subcommands.

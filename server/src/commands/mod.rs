@@ -5,6 +5,7 @@
 
 pub(crate) mod args;
 pub(crate) mod command;
+pub(crate) mod config;
 pub(crate) mod connection;
 pub(crate) mod context;
 pub(crate) mod dispatch;

@@ -1,7 +1,5 @@
 //! Commands on strings.
 
-use std::sync::atomic::Ordering;
-
 use kvstore::value::string::{Decimal, StringRef};
 use kvstore::{Db, Key, NewExpiry, NewValue, Touch, ValueRef};
 
@@ -9,6 +7,7 @@ use crate::commands::CommandResult;
 use crate::commands::args::Args;
 use crate::commands::context::Context;
 use crate::commands::error::CommandError;
+use crate::config::directive::Id;
 use crate::extended::Extended;
 use crate::lcs;
 use crate::resp::reply::Reply;
@@ -39,7 +38,7 @@ fn write_string(reply: &mut Reply, string: Option<StringRef<'_>>) {
 
 /// Refuses a string of `offset + more` bytes if that is over the limit.
 fn check_length(ctx: &Context<'_>, offset: u64, more: usize) -> Result<usize, CommandError> {
-    let configured = ctx.services.config.bulk_max_bytes.load(Ordering::Relaxed);
+    let configured = ctx.services.config.number(Id::ProtoMaxBulkLen);
     let most = usize::try_from(configured)
         .unwrap_or(0)
         .min(kvstore::STRING_BYTES_MAX);
@@ -551,7 +550,7 @@ pub(crate) fn lcs(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     let [a, b] = &strings;
     // Redis's limit for its table of 4-byte lengths: it bounds the time that the command can take.
     let table_bytes = 4 * (a.len() as u128 + 1) * (b.len() as u128 + 1);
-    let configured = ctx.services.config.bulk_max_bytes.load(Ordering::Relaxed);
+    let configured = ctx.services.config.number(Id::ProtoMaxBulkLen);
     if table_bytes > u128::from(configured.unsigned_abs()) {
         return Err(CommandError::new(
             "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len",

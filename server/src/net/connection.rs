@@ -12,6 +12,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
 use crate::resp::parse::{Parser, Span};
+use crate::resp::reply::Reply;
 
 /// The least room for reading more of a partial command, in bytes.
 const PARTIAL_READ_BYTES: usize = 16 * 1024;
@@ -65,6 +66,17 @@ impl OutputQueue {
     /// Number of pieces.
     pub(crate) fn pieces(&self) -> usize {
         self.pieces.len()
+    }
+
+    fn push_piece(&mut self, piece: Vec<u8>, sent: usize) {
+        self.bytes += piece.len() - sent;
+        if self.pieces.is_empty() {
+            self.sent = sent;
+            self.pieces.push_back(piece);
+        } else {
+            debug_assert_eq!(sent, 0, "a socket with waiting replies is not written to");
+            self.pieces.push_back(piece);
+        }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -130,36 +142,51 @@ impl Connection {
         ))
     }
 
-    /// Sends `bytes`, after what waits already; what the socket does not take waits.
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut sent = 0;
-        if self.output.is_none() {
-            sent = write(&self.socket, bytes)?;
+    /// Sends replies, after what waits already; what the socket does not take waits. Returns how many bytes were sent.
+    /// A large rest is taken over instead of copied.
+    pub(crate) fn send(&mut self, reply: &mut Reply) -> io::Result<usize> {
+        let bytes = reply.bytes();
+        let sent = match self.output {
+            None => write(&self.socket, bytes)?,
+            Some(_) => 0,
+        };
+        let rest = bytes.len() - sent;
+        if rest > 0 {
+            let queue = self.output.get_or_insert_default();
+            if rest > PIECE_BYTES && rest > bytes.len() / 2 {
+                queue.push_piece(reply.take(), sent);
+            } else {
+                queue.push(&bytes[sent..]);
+            }
         }
-        if sent < bytes.len() {
-            self.output.get_or_insert_default().push(&bytes[sent..]);
-        }
-        Ok(())
+        Ok(sent)
     }
 
-    /// Sends what waits. Returns whether all of it is sent.
-    pub(crate) fn flush(&mut self) -> io::Result<bool> {
+    /// Queues bytes behind what waits already.
+    pub(crate) fn queue(&mut self, bytes: &[u8]) {
+        self.output.get_or_insert_default().push(bytes);
+    }
+
+    /// Sends what waits, as far as the socket takes it. Returns how many bytes were sent.
+    pub(crate) fn flush(&mut self) -> io::Result<usize> {
         let Some(queue) = &mut self.output else {
-            return Ok(true);
+            return Ok(0);
         };
+        let mut total = 0;
         while let Some(first) = queue.pieces.front() {
             let rest = &first[queue.sent..];
             let count = write(&self.socket, rest)?;
             queue.bytes -= count;
+            total += count;
             if count < rest.len() {
                 queue.sent += count;
-                return Ok(false);
+                return Ok(total);
             }
             queue.sent = 0;
             queue.pieces.pop_front();
         }
         self.output = None;
-        Ok(true)
+        Ok(total)
     }
 }
 

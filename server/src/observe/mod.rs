@@ -1,3 +1,10 @@
-//! What the server can say about itself.
+//! What the server can say about itself: counters, histograms, the slow log, latency events, and the texts of INFO.
 
+pub(crate) mod clients;
+pub(crate) mod histogram;
+pub(crate) mod info;
+pub(crate) mod latency;
+pub(crate) mod memory;
+pub(crate) mod rates;
+pub(crate) mod slowlog;
 pub(crate) mod stats;

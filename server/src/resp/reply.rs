@@ -29,6 +29,8 @@ pub(crate) struct Reply {
     buf: Vec<u8>,
     protocol: Protocol,
     errors: Vec<ErrorRange>,
+    /// How many of the errors the statistics have counted.
+    counted_errors: usize,
 }
 
 /// Where the text of an error lies in the replies, without its leading `-`.
@@ -78,7 +80,10 @@ impl Reply {
     /// Drops what was written after the first `len` bytes.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.buf.truncate(len);
-        self.errors.retain(|error| error.end <= len);
+        if !self.errors.is_empty() {
+            self.errors.retain(|error| error.end <= len);
+            self.counted_errors = self.counted_errors.min(self.errors.len());
+        }
     }
 
     /// Empties the vector, keeping up to `keep_bytes` of its capacity.
@@ -86,6 +91,7 @@ impl Reply {
     pub(crate) fn reset(&mut self, keep_bytes: usize) {
         self.buf.clear();
         self.errors.clear();
+        self.counted_errors = 0;
         if self.buf.capacity() > keep_bytes {
             self.buf = Vec::new();
         }
@@ -94,20 +100,25 @@ impl Reply {
     /// Takes the bytes, leaving no replies.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         self.errors.clear();
+        self.counted_errors = 0;
         std::mem::take(&mut self.buf)
     }
 
-    /// Number of errors written since the last reset.
+    /// Whether errors were written that [`Reply::mark_errors_counted`] has not seen.
     #[inline]
-    pub(crate) fn error_count(&self) -> usize {
-        self.errors.len()
+    pub(crate) fn has_new_errors(&self) -> bool {
+        self.errors.len() > self.counted_errors
     }
 
-    /// Texts of the errors written since the first `skip` ones.
-    pub(crate) fn errors_since(&self, skip: usize) -> impl Iterator<Item = &[u8]> {
-        self.errors[skip..]
-            .iter()
-            .map(|error| &self.buf[error.start..error.end])
+    /// Texts of these errors.
+    pub(crate) fn new_errors(&self) -> impl Iterator<Item = &[u8]> {
+        let new = &self.errors[self.counted_errors..];
+        new.iter().map(|error| &self.buf[error.start..error.end])
+    }
+
+    /// Notes that all errors so far are counted.
+    pub(crate) fn mark_errors_counted(&mut self) {
+        self.counted_errors = self.errors.len();
     }
 
     /// Appends bytes that are already in wire format.
@@ -387,10 +398,13 @@ mod tests {
             "+OK\r\n*12\r\n$1\r\na\r\n-ERR no  line\r\n:3\r\n"
         );
         assert_eq!(
-            reply.errors_since(0).collect::<Vec<_>>(),
+            reply.new_errors().collect::<Vec<_>>(),
             vec![&b"ERR no  line"[..]]
         );
         reply.truncate(5);
-        assert_eq!((text(&reply).as_str(), reply.error_count()), ("+OK\r\n", 0));
+        assert_eq!(
+            (text(&reply).as_str(), reply.has_new_errors()),
+            ("+OK\r\n", false)
+        );
     }
 }

@@ -1,0 +1,437 @@
+//! One worker: a thread with its own event loop, its own connections, and its own buffers.
+//!
+//! ```text
+//! wait -> read once per ready socket -> parse what is whole -> fetch the keys' cache lines -> run in order
+//!      -> write once per socket -> maintain the worker's shards when that is due -> wait
+//! ```
+//!
+//! The first worker also accepts connections and hands each to the worker with the fewest.
+
+mod peer;
+mod round;
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use kvstore::NextDue;
+
+use crate::clients::Message;
+use crate::clock::{Ticks, unix_ms, uptime};
+use crate::commands::context::Services;
+use crate::config::directive::Id;
+use crate::listeners::Listeners;
+use crate::log::Level;
+use crate::net::poll::{Events, Interest, Poller, Waker};
+use crate::net::socket::{Endpoints, keep_alive};
+use crate::observe::stats::WorkerStats;
+use crate::session::Session;
+
+use peer::{End, Peer, Scratch};
+
+/// Token of the worker's waker.
+pub(crate) const WAKER_TOKEN: u64 = u64::MAX;
+
+/// Most time spent on one shard's maintenance at a time.
+const MAINTENANCE_BUDGET: Duration = Duration::from_micros(500);
+
+/// After a shard was idle, how long its first write waits for maintenance.
+const MAINTENANCE_DELAY: Duration = Duration::from_millis(5);
+
+/// How often clients are looked over while that is needed.
+const CLIENT_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A worker's own world.
+pub(crate) struct Worker {
+    index: usize,
+    services: Arc<Services>,
+    poller: Arc<Poller>,
+    waker: Waker,
+    peers: Vec<Option<Box<Peer>>>,
+    free: Vec<usize>,
+    generation: u64,
+    scratch: Scratch,
+    /// When maintenance is due; `None` while all shards are idle.
+    maintenance_due: Option<Instant>,
+    /// When clients have to be looked over; `None` while no limit depends on time.
+    check_due: Option<Instant>,
+    /// Clients whose commands wait for the end of a pause.
+    postponed: Vec<u64>,
+}
+
+impl Worker {
+    /// A worker that waits with `poller`, where `waker` is registered.
+    pub(crate) fn new(
+        index: usize,
+        services: Arc<Services>,
+        poller: Arc<Poller>,
+        waker: Waker,
+    ) -> Self {
+        Self {
+            index,
+            services,
+            poller,
+            waker,
+            peers: Vec::new(),
+            free: Vec::new(),
+            generation: 0,
+            scratch: Scratch::new(),
+            maintenance_due: Some(Instant::now()),
+            check_due: None,
+            postponed: Vec::new(),
+        }
+    }
+
+    /// Serves until the server stops.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let services = Arc::clone(&self.services);
+        let stats = services.stats.worker(self.index);
+        let mut events = Events::new();
+        // Acquire meets the Release of `Services::stop`.
+        while !services.stop.load(Ordering::Acquire) {
+            self.poller.wait(&mut events, self.timeout())?;
+            let began = Ticks::now();
+            for ready in events.iter() {
+                if ready.token == WAKER_TOKEN {
+                    self.waker.drain();
+                    self.receive();
+                } else if Listeners::owns(ready.token) {
+                    self.accept(ready.token);
+                } else {
+                    self.serve(ready.token, ready.read, ready.write);
+                }
+            }
+            self.after_events(events.iter().len() > 0);
+            if events.iter().len() > 0 {
+                stats.totals.loops.add(1);
+                stats.totals.loop_ticks.add(Ticks::now().since(began));
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the next wait may last.
+    fn timeout(&self) -> Option<Duration> {
+        let pause_end = match self.postponed.is_empty() {
+            true => None,
+            false => self.services.clients.pause().map(|pause| {
+                let left = Duration::from_millis(pause.until_ms.saturating_sub(unix_ms()));
+                Instant::now() + left.min(Duration::from_secs(86_400))
+            }),
+        };
+        let due = [self.maintenance_due, self.check_due, pause_end]
+            .into_iter()
+            .flatten()
+            .min()?;
+        Some(due.saturating_duration_since(Instant::now()))
+    }
+
+    /// What follows a pass over the ready sockets.
+    fn after_events(&mut self, busy: bool) {
+        if self.scratch.wrote {
+            self.scratch.wrote = false;
+            self.wake_maintainers();
+        }
+        self.rouse_if_asked();
+        let now = Instant::now();
+        if !self.postponed.is_empty() {
+            self.services.clients.end_pause_if_over(unix_ms());
+            if self.services.clients.pause().is_none() {
+                self.resume();
+            }
+        }
+        if self.maintenance_due.is_some_and(|due| due <= now) {
+            self.maintain();
+        }
+        if self.check_due.is_some_and(|due| due <= now) {
+            self.check_clients();
+        } else if self.check_due.is_none() && self.needs_checks() {
+            self.check_due = Some(now + CLIENT_CHECK_INTERVAL);
+        }
+        if busy && self.index == 0 {
+            self.sample();
+        }
+    }
+
+    /// Deals with what other workers asked for.
+    fn receive(&mut self) {
+        for message in self.services.clients.mailbox(self.index).take() {
+            match message {
+                Message::Connection(socket, endpoints) => self.adopt(socket, endpoints),
+                Message::Kill(id) => {
+                    let place = self.peers.iter().position(|peer| {
+                        peer.as_ref()
+                            .is_some_and(|peer| peer.session.client.id == id)
+                    });
+                    if let Some(place) = place {
+                        self.close(place, &End::Closed);
+                    }
+                }
+                Message::Show(line) => self.show(&line),
+            }
+        }
+    }
+
+    /// Shows a line to this worker's clients that watch commands.
+    fn show(&mut self, line: &[u8]) {
+        for place in 0..self.peers.len() {
+            if let Some(peer) = &mut self.peers[place]
+                && peer.is_monitor()
+            {
+                let shown = peer.show(line, &self.services, &self.poller);
+                if let Err(end) = shown {
+                    self.close(place, &end);
+                }
+            }
+        }
+    }
+
+    /// Accepts connections that wait at a listener.
+    fn accept(&mut self, token: u64) {
+        let services = Arc::clone(&self.services);
+        let Some(listener) = services.listeners.get(token) else {
+            return;
+        };
+        let stats = &services.stats.worker(self.index).totals;
+        for _ in 0..services.config.size(Id::MaxNewConnections) {
+            let (socket, endpoints) = match listener.accept() {
+                Ok(Some(accepted)) => accepted,
+                Ok(None) => return,
+                Err(error) => {
+                    let reason = crate::config::os_text(&error);
+                    services.log.write(
+                        Level::Warning,
+                        format_args!("Error accepting a client connection: {reason}"),
+                    );
+                    // Without a free descriptor the connection stays where it is and would be reported at once again.
+                    std::thread::sleep(Duration::from_millis(1));
+                    return;
+                }
+            };
+            stats.connections.add(1);
+            let target = services.clients.idlest_worker();
+            if !services
+                .clients
+                .admit(target, services.config.size(Id::MaxClients))
+            {
+                stats.rejected_connections.add(1);
+                refuse(&socket, b"-ERR max number of clients reached\r\n");
+                continue;
+            }
+            if target == self.index {
+                self.adopt(socket, endpoints);
+            } else {
+                services
+                    .clients
+                    .mailbox(target)
+                    .send(Message::Connection(socket, endpoints));
+            }
+        }
+    }
+
+    /// Takes a connection over that was admitted for this worker.
+    fn adopt(&mut self, socket: OwnedFd, endpoints: Endpoints) {
+        let services = &self.services;
+        let needs_password = services.needs_password();
+        let is_open =
+            !services.config.is_set(Id::ProtectedMode) || needs_password || endpoints.is_local();
+        let keepalive = u64::try_from(services.config.number(Id::TcpKeepalive)).unwrap_or(0);
+        if keepalive > 0 && !endpoints.is_unix() {
+            // A system that cannot probe serves the connection all the same.
+            let _ = keep_alive(&socket, Duration::from_secs(keepalive));
+        }
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.peers.push(None);
+            self.peers.len() - 1
+        });
+        self.generation = (self.generation + 1) & 0x7fff_ffff;
+        let token = self.generation << 32 | place as u64;
+        let client =
+            services
+                .clients
+                .register(self.index, socket.as_raw_fd(), endpoints, unix_ms());
+        if !is_open || self.poller.add(&socket, token, Interest::READ).is_err() {
+            if !is_open {
+                services
+                    .stats
+                    .worker(self.index)
+                    .totals
+                    .rejected_connections
+                    .add(1);
+                refuse(&socket, PROTECTED_TEXT.as_bytes());
+            }
+            services.clients.unregister(&client);
+            self.free.push(place);
+            return;
+        }
+        let session = Session::new(client, !needs_password);
+        self.peers[place] = Some(Box::new(Peer::new(socket, session, token)));
+    }
+
+    fn place_of(&self, token: u64) -> Option<usize> {
+        let place = usize::try_from(token & 0xffff_ffff).ok()?;
+        self.peers
+            .get(place)?
+            .as_ref()
+            .filter(|peer| peer.token == token)
+            .map(|_| place)
+    }
+
+    fn serve(&mut self, token: u64, read: bool, write: bool) {
+        let Some(place) = self.place_of(token) else {
+            return;
+        };
+        let Some(peer) = &mut self.peers[place] else {
+            return;
+        };
+        let outcome = peer.serve(&mut self.scratch, &self.services, &self.poller, read, write);
+        if peer.is_postponed() && !self.postponed.contains(&token) {
+            self.postponed.push(token);
+        }
+        if let Err(end) = outcome {
+            self.close(place, &end);
+        }
+    }
+
+    /// Goes on with the commands that waited for the end of a pause.
+    fn resume(&mut self) {
+        for token in std::mem::take(&mut self.postponed) {
+            let Some(place) = self.place_of(token) else {
+                continue;
+            };
+            let Some(peer) = &mut self.peers[place] else {
+                continue;
+            };
+            let outcome = peer.resume(&mut self.scratch, &self.services, &self.poller);
+            if peer.is_postponed() {
+                self.postponed.push(token);
+            }
+            if let Err(end) = outcome {
+                self.close(place, &end);
+            }
+        }
+    }
+
+    fn close(&mut self, place: usize, end: &End) {
+        let Some(mut peer) = self.peers[place].take() else {
+            return;
+        };
+        self.free.push(place);
+        if let End::Failed(error) = end {
+            let reason = crate::config::os_text(error);
+            let peer = peer.session.client.endpoints.peer();
+            self.services.log.write(
+                Level::Verbose,
+                format_args!("Client {peer} closed its connection: {reason}"),
+            );
+        }
+        // The socket is closed next, which ends the waiting just as well.
+        let _ = self.poller.remove(&peer.connection);
+        crate::commands::transaction::unwatch_all(&mut peer.session, &self.services.keyspace);
+        self.services.clients.unregister(&peer.session.client);
+    }
+
+    fn own_shards(&self) -> impl Iterator<Item = usize> + use<> {
+        (self.index..self.services.keyspace.shards()).step_by(self.services.clients.workers())
+    }
+
+    /// Maintains this worker's shards and notes when that is due again.
+    fn maintain(&mut self) {
+        let began = Ticks::now();
+        let keyspace = &self.services.keyspace;
+        let now_ms = unix_ms();
+        let mut due = None;
+        for shard in self.own_shards() {
+            match keyspace.maintain(shard, now_ms, MAINTENANCE_BUDGET) {
+                NextDue::After(after) => {
+                    due = Some(due.map_or(after, |before: Duration| before.min(after)))
+                }
+                // Release meets the Acquire in `wake_maintainers`.
+                NextDue::Idle => {
+                    _ = self
+                        .services
+                        .idle_shards
+                        .fetch_or(1 << shard, Ordering::Release)
+                }
+            }
+        }
+        self.maintenance_due = due.map(|after| Instant::now() + after);
+        let totals = &self.services.stats.worker(self.index).totals;
+        totals.maintenance_ticks.add(Ticks::now().since(began));
+    }
+
+    /// After a write: shards that wanted no maintenance may want it now.
+    fn wake_maintainers(&mut self) {
+        if self.services.idle_shards.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let idle = self.services.idle_shards.swap(0, Ordering::Acquire);
+        let workers = self.services.clients.workers();
+        for worker in 0..workers {
+            let mut shards = (worker..self.services.keyspace.shards()).step_by(workers);
+            if shards.any(|shard| idle >> shard & 1 == 1) {
+                self.services.rouse(worker, self.index);
+            }
+        }
+    }
+
+    fn rouse_if_asked(&mut self) {
+        if self.services.take_rouse(self.index) {
+            let soon = Instant::now() + MAINTENANCE_DELAY;
+            self.maintenance_due = Some(self.maintenance_due.map_or(soon, |due| due.min(soon)));
+        }
+    }
+
+    /// Whether a limit that depends on time can be exceeded.
+    fn needs_checks(&self) -> bool {
+        let services = &self.services;
+        let any = services.clients.len_of(self.index) > 0;
+        any && (services.config.is_set(Id::Timeout)
+            || services.config.is_set(Id::MaxMemoryClients)
+            || self
+                .peers
+                .iter()
+                .flatten()
+                .any(|peer| peer.is_over_soft_limit()))
+    }
+
+    /// Closes clients that were silent for too long, or did not read their replies for too long.
+    fn check_clients(&mut self) {
+        let now_ms = unix_ms();
+        for place in 0..self.peers.len() {
+            let Some(peer) = &mut self.peers[place] else {
+                continue;
+            };
+            if let Err(end) = peer.check(&self.services, now_ms) {
+                self.close(place, &end);
+            }
+        }
+        self.check_due = self
+            .needs_checks()
+            .then(|| Instant::now() + CLIENT_CHECK_INTERVAL);
+    }
+
+    /// Takes a sample of the statistics, if the last one is old enough.
+    fn sample(&mut self) {
+        let at = uptime();
+        if self.services.sampler.lock().is_due(at) {
+            self.services.take_sample(at);
+        }
+    }
+}
+
+fn refuse(socket: &OwnedFd, text: &[u8]) {
+    // The client learns no more from a failure than from the close that follows.
+    let _ = rustix::io::write(socket, text);
+}
+
+const PROTECTED_TEXT: &str = "-DENIED Protected mode is on and the default user has no password, so only clients of \
+    this machine are served. To serve others, set a password with 'requirepass', or list the addresses to listen on \
+    with 'bind' and turn 'protected-mode' off, in the configuration file or with CONFIG SET from this machine.\r\n";
+
+/// Figures of a worker, for those below.
+fn stats_of<'s>(services: &'s Services, session: &Session) -> &'s WorkerStats {
+    services.stats.worker(session.client.worker)
+}

@@ -1,0 +1,426 @@
+//! A connection and its client's state: reading, running, writing, and the limits that close it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+use crate::clients::ClientFlags;
+use crate::commands::context::Services;
+use crate::config::directive::Id;
+use crate::log::Level;
+use crate::net::connection::{Connection, Partial, ReadOutcome};
+use crate::net::poll::{Interest, Poller};
+use crate::resp::parse::{Parser, Span};
+use crate::resp::reply::Reply;
+use crate::session::{Fate, Session};
+use crate::worker::round::{Leftover, Round};
+use crate::worker::stats_of;
+
+/// Bytes read from a socket at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Capacity that the reply buffer keeps between batches, in bytes.
+const REPLY_KEEP_BYTES: usize = 256 * 1024;
+
+/// Most bytes that a client without the password may send before it authenticates.
+const UNAUTHENTICATED_QUERY_BYTES: usize = 1 << 20;
+
+/// What ends a connection.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// It was asked for, or the client went.
+    Closed,
+    /// The socket failed.
+    Failed(io::Error),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Buffers that all connections of a worker share.
+pub(crate) struct Scratch {
+    input: Vec<u8>,
+    spans: Vec<Span>,
+    reply: Reply,
+    /// Whether a command that writes has run since this was last cleared.
+    pub(crate) wrote: bool,
+}
+
+impl Scratch {
+    /// Empty buffers.
+    pub(crate) fn new() -> Self {
+        Self {
+            input: vec![0; READ_BYTES],
+            spans: Vec::new(),
+            reply: Reply::new(),
+            wrote: false,
+        }
+    }
+}
+
+/// A connection and its client's state.
+pub(crate) struct Peer {
+    pub(crate) connection: Connection,
+    pub(crate) session: Session,
+    /// Tells this connection from earlier ones in the same place.
+    pub(crate) token: u64,
+    interest: Interest,
+    postponed: bool,
+    /// Since when the replies that wait exceed the soft limit, in milliseconds of Unix time; 0 if they do not.
+    over_soft_since_ms: u64,
+}
+
+impl Peer {
+    /// A connection that was just accepted and is waited for with `token`.
+    pub(crate) fn new(socket: OwnedFd, session: Session, token: u64) -> Self {
+        Self {
+            connection: Connection::new(socket),
+            session,
+            token,
+            interest: Interest::READ,
+            postponed: false,
+            over_soft_since_ms: 0,
+        }
+    }
+
+    /// Whether a command of this client waits for the end of a pause.
+    pub(crate) fn is_postponed(&self) -> bool {
+        self.postponed
+    }
+
+    /// Whether this client watches all commands.
+    pub(crate) fn is_monitor(&self) -> bool {
+        self.session.client.flags().contains(ClientFlags::MONITOR)
+    }
+
+    /// Whether the replies that wait exceed the soft limit.
+    pub(crate) fn is_over_soft_limit(&self) -> bool {
+        self.over_soft_since_ms != 0
+    }
+
+    /// Reads, runs what was read, and writes the replies.
+    pub(crate) fn serve(
+        &mut self,
+        scratch: &mut Scratch,
+        services: &Services,
+        poller: &Poller,
+        read: bool,
+        write: bool,
+    ) -> Result<(), End> {
+        if self.session.client.is_killed() {
+            return Err(End::Closed);
+        }
+        if write {
+            self.flush(services)?;
+        }
+        if read && self.interest.read {
+            self.read(scratch, services)?;
+        } else if read && !write {
+            // Nothing is read, yet the socket has something to say: it can only be its end.
+            return Err(End::Closed);
+        }
+        self.finish(scratch, services, poller)
+    }
+
+    /// Runs the commands that waited for the end of a pause.
+    pub(crate) fn resume(
+        &mut self,
+        scratch: &mut Scratch,
+        services: &Services,
+        poller: &Poller,
+    ) -> Result<(), End> {
+        self.postponed = false;
+        self.session.client.set_flag(ClientFlags::BLOCKED, false);
+        if let Some(partial) = self.connection.partial.take() {
+            self.run_partial(*partial, scratch, services)?;
+        }
+        self.finish(scratch, services, poller)
+    }
+
+    fn read(&mut self, scratch: &mut Scratch, services: &Services) -> Result<(), End> {
+        let stats = &stats_of(services, &self.session).totals;
+        let count = match self.connection.partial.take() {
+            None => {
+                let count = match self.connection.read_shared(&mut scratch.input)? {
+                    ReadOutcome::Closed => return Err(End::Closed),
+                    ReadOutcome::Blocked => return Ok(()),
+                    ReadOutcome::Bytes(count) => count,
+                };
+                let Scratch {
+                    input,
+                    spans,
+                    reply,
+                    wrote,
+                } = scratch;
+                let input = &mut input[..count];
+                spans.clear();
+                let mut round = Round {
+                    peer: self,
+                    spans,
+                    reply,
+                    wrote,
+                    services,
+                };
+                let left = round.process(input, Parser::default())?;
+                if let Some(left) = left {
+                    let bytes = input[left.start..].to_vec();
+                    let spans = std::mem::take(spans);
+                    self.keep(bytes, spans, &left);
+                }
+                count
+            }
+            Some(mut partial) => match self.connection.read_partial(&mut partial)? {
+                ReadOutcome::Closed => return Err(End::Closed),
+                ReadOutcome::Blocked => {
+                    self.connection.partial = Some(partial);
+                    return Ok(());
+                }
+                ReadOutcome::Bytes(count) => {
+                    self.run_partial(*partial, scratch, services)?;
+                    count
+                }
+            },
+        };
+        stats.reads.add(1);
+        stats.input_bytes.add(count as u64);
+        add(&self.session.client.received_bytes, count as u64);
+        self.check_query_limit(services)
+    }
+
+    fn run_partial(
+        &mut self,
+        partial: Partial,
+        scratch: &mut Scratch,
+        services: &Services,
+    ) -> Result<(), End> {
+        let Partial {
+            mut bytes,
+            mut spans,
+            parser,
+            ..
+        } = partial;
+        let Scratch { reply, wrote, .. } = scratch;
+        let mut round = Round {
+            peer: self,
+            spans: &mut spans,
+            reply,
+            wrote,
+            services,
+        };
+        if let Some(left) = round.process(&mut bytes, parser)? {
+            bytes.drain(..left.start);
+            self.keep(bytes, spans, &left);
+        }
+        Ok(())
+    }
+
+    /// Keeps the beginning of a command until more of it comes. `bytes` begins where the command does.
+    fn keep(&mut self, bytes: Vec<u8>, mut spans: Vec<Span>, left: &Leftover) {
+        let mut parser = left.parser;
+        parser.rebase(left.start);
+        for span in &mut spans {
+            span.start -= left.start;
+        }
+        if left.postponed {
+            self.postponed = true;
+            self.session.client.set_flag(ClientFlags::BLOCKED, true);
+        }
+        self.connection.partial = Some(Box::new(Partial {
+            bytes,
+            spans,
+            parser,
+            missing: left.missing,
+        }));
+    }
+
+    /// Sends the replies of a round, and decides how the connection goes on.
+    fn finish(
+        &mut self,
+        scratch: &mut Scratch,
+        services: &Services,
+        poller: &Poller,
+    ) -> Result<(), End> {
+        if !scratch.reply.bytes().is_empty() {
+            self.send(&mut scratch.reply, services)?;
+        }
+        self.settle(poller)?;
+        self.publish_buffers();
+        Ok(())
+    }
+
+    /// Sends replies and empties them.
+    pub(crate) fn send(&mut self, reply: &mut Reply, services: &Services) -> Result<(), End> {
+        let waiting = self.connection.output().map_or(0, |queue| queue.len());
+        self.check_output_limit(waiting + reply.len(), services)?;
+        let stats = &stats_of(services, &self.session).totals;
+        let had_room = self.connection.output().is_none();
+        let sent = self.connection.send(reply);
+        reply.reset(REPLY_KEEP_BYTES);
+        let sent = sent? as u64;
+        if had_room {
+            stats.writes.add(1);
+        }
+        stats.output_bytes.add(sent);
+        add(&self.session.client.sent_bytes, sent);
+        Ok(())
+    }
+
+    fn flush(&mut self, services: &Services) -> Result<(), End> {
+        let sent = self.connection.flush()? as u64;
+        let stats = &stats_of(services, &self.session).totals;
+        stats.writes.add(1);
+        stats.output_bytes.add(sent);
+        add(&self.session.client.sent_bytes, sent);
+        if self.connection.output().is_none() {
+            self.over_soft_since_ms = 0;
+        }
+        Ok(())
+    }
+
+    /// Closes the connection if that was decided, or waits for what comes next.
+    fn settle(&mut self, poller: &Poller) -> Result<(), End> {
+        let waits = self.connection.output().is_some();
+        match self.session.fate {
+            Fate::CloseNow => return Err(End::Closed),
+            Fate::CloseAfterReply if !waits => return Err(End::Closed),
+            _ => {}
+        }
+        let read = self.session.fate == Fate::Live && !self.postponed;
+        let interest = Interest { read, write: waits };
+        if interest != self.interest {
+            poller.modify(&self.connection, self.token, interest)?;
+            self.interest = interest;
+        }
+        Ok(())
+    }
+
+    /// Shows a line to a client that watches commands.
+    pub(crate) fn show(
+        &mut self,
+        line: &[u8],
+        services: &Services,
+        poller: &Poller,
+    ) -> Result<(), End> {
+        let waiting = self.connection.output().map_or(0, |queue| queue.len());
+        self.check_output_limit(waiting + line.len(), services)?;
+        self.connection.queue(line);
+        self.flush(services)?;
+        self.settle(poller)?;
+        self.publish_buffers();
+        Ok(())
+    }
+
+    /// Publishes the sizes of the buffers for CLIENT LIST.
+    fn publish_buffers(&self) {
+        let client = &self.session.client;
+        let (bytes, free) = match &self.connection.partial {
+            Some(partial) => (
+                partial.bytes.len(),
+                partial.bytes.capacity() - partial.bytes.len(),
+            ),
+            None => (0, 0),
+        };
+        client.query_bytes.store(bytes, Ordering::Relaxed);
+        client.query_free_bytes.store(free, Ordering::Relaxed);
+        let (bytes, pieces) = self
+            .connection
+            .output()
+            .map_or((0, 0), |queue| (queue.len(), queue.pieces()));
+        client.output_bytes.store(bytes, Ordering::Relaxed);
+        client
+            .output_pieces
+            .store(u32::try_from(pieces).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Closes a client whose requests are too long, those included that wait for EXEC.
+    fn check_query_limit(&mut self, services: &Services) -> Result<(), End> {
+        let Some(partial) = &self.connection.partial else {
+            return Ok(());
+        };
+        if self.postponed {
+            return Ok(());
+        }
+        let queued = self
+            .session
+            .transaction
+            .as_deref()
+            .map_or(0, |transaction| transaction.bytes);
+        let bytes = partial.bytes.len() + queued;
+        let unauthenticated = !self.session.authenticated && services.needs_password();
+        let limit = services.config.size(Id::ClientQueryBufferLimit);
+        if bytes <= limit && !(unauthenticated && bytes > UNAUTHENTICATED_QUERY_BYTES) {
+            return Ok(());
+        }
+        let client =
+            crate::observe::clients::describe(&self.session.client, services.command_names());
+        let text = format!("Closing client that reached max query buffer length: {client}");
+        services.log.write(Level::Warning, text);
+        stats_of(services, &self.session)
+            .totals
+            .query_limit_closes
+            .add(1);
+        Err(End::Closed)
+    }
+
+    /// Closes a client that has too many replies waiting, or notes since when there are many.
+    fn check_output_limit(&mut self, bytes: usize, services: &Services) -> Result<(), End> {
+        let limit = services.config.output_limits()[0];
+        let bytes = bytes as u64;
+        let over_hard = limit.hard_bytes > 0 && bytes >= limit.hard_bytes;
+        if limit.soft_bytes == 0 || bytes < limit.soft_bytes {
+            self.over_soft_since_ms = 0;
+        } else if self.over_soft_since_ms == 0 {
+            self.over_soft_since_ms = crate::clock::unix_ms();
+        }
+        if over_hard {
+            Err(self.over_output_limit(services))
+        } else {
+            Ok(())
+        }
+    }
+
+    #[cold]
+    fn over_output_limit(&self, services: &Services) -> End {
+        let client =
+            crate::observe::clients::describe(&self.session.client, services.command_names());
+        let text = format!("Client {client} closed for overcoming of output buffer limits.");
+        services.log.write(Level::Warning, text);
+        stats_of(services, &self.session)
+            .totals
+            .output_limit_closes
+            .add(1);
+        End::Closed
+    }
+
+    /// Closes a client that was silent for too long, or did not read its replies for too long.
+    pub(crate) fn check(&mut self, services: &Services, now_ms: u64) -> Result<(), End> {
+        if self.over_soft_since_ms != 0 {
+            let limit = services.config.output_limits()[0];
+            let waiting = self.connection.output().map_or(0, |queue| queue.len()) as u64;
+            if limit.soft_bytes == 0 || waiting < limit.soft_bytes {
+                self.over_soft_since_ms = 0;
+            } else if now_ms.saturating_sub(self.over_soft_since_ms) > limit.soft_seconds * 1000 {
+                return Err(self.over_output_limit(services));
+            }
+        }
+        let timeout_ms = services.config.size(Id::Timeout) as u64 * 1000;
+        let silent_ms =
+            now_ms.saturating_sub(self.session.client.active_ms.load(Ordering::Relaxed));
+        if timeout_ms > 0 && silent_ms > timeout_ms && !self.is_monitor() && !self.postponed {
+            services.log.write(Level::Verbose, "Closing idle client");
+            return Err(End::Closed);
+        }
+        Ok(())
+    }
+}
+
+/// Adds to a figure that only this thread writes.
+fn add(figure: &std::sync::atomic::AtomicU64, by: u64) {
+    figure.store(
+        figure.load(Ordering::Relaxed).wrapping_add(by),
+        Ordering::Relaxed,
+    );
+}
