@@ -105,12 +105,6 @@ impl Bin {
         Some(self.word_start + bit as usize * self.slot_bytes as usize)
     }
 
-    /// Bytes of a slot; 0 before the first slab.
-    #[inline(always)]
-    pub(crate) fn slot_bytes(&self) -> usize {
-        self.slot_bytes as usize
-    }
-
     /// Slots at hand.
     #[inline]
     pub(crate) fn at_hand(&self) -> u32 {
@@ -410,8 +404,8 @@ impl Bin {
         self.lengths[list] -= 1;
     }
 
-    /// Slots in use.
-    pub(crate) fn live(&self, class: &SizeClass) -> u32 {
+    /// Slots that were handed out.
+    pub(crate) fn taken(&self, class: &SizeClass) -> u32 {
         self.slabs * u32::from(class.slots) - self.free - self.at_hand()
     }
 

@@ -96,49 +96,35 @@ fn free_min(class: &SizeClass, list: usize) -> u32 {
     (list as u32 * u32::from(class.slots)).div_ceil(OCCUPANCY_LISTS as u32) + 1
 }
 
-/// Takes the most worthwhile slab off its bin's lists. `bins` and `classes`
+/// The class whose sparsest slabs promise the most. `bins` and `classes`
 /// belong together.
 ///
 /// Takes time in proportion to the number of classes, not of slabs.
-///
-/// # Safety
-/// The records of the bins' slabs are accessed by the caller alone.
-pub(crate) unsafe fn next_victim(
-    bins: &mut [Bin],
-    classes: &[SizeClass],
-    records: Records,
-    policy: &VictimPolicy,
-) -> Option<Victim> {
-    loop {
-        let best = bins
-            .iter()
-            .zip(classes)
-            .enumerate()
-            .filter(|(_, (bin, _))| bin.lists_used() != 0 && !bin.stuck)
-            .map(|(class, (bin, shape))| {
-                let list = bin.lists_used().ilog2() as usize;
-                let offer = Offer {
-                    pages: u32::from(shape.pages),
-                    objects: typical_live(shape, list),
-                    slot_bytes: shape.size,
-                };
-                (offer.worth(), class)
-            })
-            .max()?;
-        let class = best.1;
-        let (bin, shape) = (&mut bins[class], &classes[class]);
-        // SAFETY: passed on to the caller.
-        if let Some(victim) = unsafe { victim_of(bin, shape, class, records, policy) } {
-            return Some(victim);
-        }
-        // Nothing of this class can go until its lists change.
-        bin.stuck = true;
-    }
+pub(crate) fn next_class(bins: &[Bin], classes: &[SizeClass]) -> Option<usize> {
+    let best = bins
+        .iter()
+        .zip(classes)
+        .enumerate()
+        .filter(|(_, (bin, _))| bin.lists_used() != 0 && !bin.stuck)
+        .map(|(class, (bin, shape))| {
+            let list = bin.lists_used().ilog2() as usize;
+            let offer = Offer {
+                pages: u32::from(shape.pages),
+                objects: typical_live(shape, list),
+                slot_bytes: shape.size,
+            };
+            (offer.worth(), class)
+        })
+        .max();
+    best.map(|(_, class)| class)
 }
 
+/// Takes the emptiest slab of a class off its bin's lists, if its objects are
+/// few enough and fit elsewhere.
+///
 /// # Safety
-/// As [`next_victim`].
-unsafe fn victim_of(
+/// The records of the bin's slabs are accessed by the caller alone.
+pub(crate) unsafe fn victim_of(
     bin: &mut Bin,
     shape: &SizeClass,
     class: usize,
@@ -186,7 +172,7 @@ unsafe fn victim_of(
 /// room for its `live` objects.
 ///
 /// # Safety
-/// As [`next_victim`].
+/// As [`victim_of`].
 unsafe fn has_room(
     bin: &Bin,
     shape: &SizeClass,
@@ -268,9 +254,9 @@ impl Prediction {
 /// bring. Looks at the slabs that would be released.
 ///
 /// # Safety
-/// As [`next_victim`].
+/// As [`victim_of`].
 pub(crate) unsafe fn predict(bin: &Bin, shape: &SizeClass, records: Records) -> Prediction {
-    let needed = bin.live(shape).div_ceil(u32::from(shape.slots));
+    let needed = bin.taken(shape).div_ceil(u32::from(shape.slots));
     let mut left = bin.slabs - needed;
     let mut prediction = Prediction::default();
     for list in (0..LISTS).rev() {

@@ -21,7 +21,7 @@
 //! words     fatal sync units size_class options
 //! system    os
 //! pages     metadata bit_sets buddy decay page_map chunk page_heap record_pool
-//! objects   slab bin large evacuation remote_free
+//! objects   slab bin hand large evacuation remote_free
 //! arenas    stats local_arena arena model
 //! threads   thread_cache thread
 //! engine    heap
@@ -46,6 +46,7 @@ mod buddy;
 mod chunk;
 mod decay;
 mod evacuation;
+mod hand;
 mod large;
 mod metadata;
 #[allow(dead_code)]

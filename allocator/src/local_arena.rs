@@ -24,13 +24,14 @@
 //! unsafe { arena.free(object, 100) };
 //! ```
 
-use crate::bin::{Bin, CURRENT, FULL, LISTS, Refill, Relocation, TAKEN};
+use crate::bin::{Bin, CURRENT, FULL, LISTS, OCCUPANCY_LISTS, Refill, Relocation, TAKEN};
 use crate::evacuation::{self, Prediction, Victim, VictimPolicy};
+use crate::hand::{HAND_MAX, Hand};
 use crate::large::{self, LargeCounts};
 use crate::metadata::Table;
 use crate::options::ArenaOptions;
 use crate::page_heap::{PageHeap, PageHeapOptions};
-use crate::page_map::{LARGE_BODY, LARGE_HEAD};
+use crate::page_map::{LARGE_BODY, LARGE_HEAD, SPARSE};
 use crate::size_class::{ClassTable, SizeClass};
 use crate::slab::{Records, SlabSource};
 use crate::stats::{ArenaStats, ClassStats, Purged, Waste};
@@ -41,6 +42,23 @@ use core::ptr::{self, NonNull};
 const REGION_BYTES_MAX: usize = 32 << 30;
 /// Smallest region that is tried where the system refuses more.
 const REGION_BYTES_MIN: usize = 64 << 20;
+
+/// Small objects whose slots are yet to be marked as free, by reference.
+///
+/// To mark a slot takes two loads that depend on each other, of the page map
+/// and of the slab's record, neither of which is in the processor's nearest
+/// cache where the heap is large. A batch does these loads for all of its
+/// objects side by side.
+#[derive(Debug)]
+struct Pending {
+    references: [u32; PENDING_MAX],
+    classes: [u8; PENDING_MAX],
+    len: u32,
+}
+
+const PENDING_MAX: usize = 32;
+/// Larger objects do not stay pending.
+const PENDING_BYTES_MAX: usize = 1024;
 
 /// An allocator without locks, for one owner at a time.
 ///
@@ -53,16 +71,22 @@ const REGION_BYTES_MIN: usize = 64 << 20;
 pub struct LocalArena {
     /// Copies of what never changes, for the fast paths.
     base: NonNull<u8>,
+    hands: NonNull<Hand>,
     bins: NonNull<Bin>,
     slab_entries: *const u32,
     records: Records,
     table: &'static ClassTable,
     /// Bytes of slots in use.
     live_bytes: usize,
+    /// Small objects that were freed but are still marked as live.
+    pending: Pending,
+    /// From this class on, objects do not stay pending.
+    flush_from: usize,
     /// Pages of slabs.
     slab_pages: u32,
     large: LargeCounts,
     source: SlabSource,
+    hand_table: Table<Hand>,
     bin_table: Table<Bin>,
     /// Bit c: class c has had a slab, so its bin has memory behind it.
     classes_used: [u64; 3],
@@ -80,6 +104,18 @@ pub struct LiveSlot {
     pub object: NonNull<u8>,
 }
 
+/// Asks for a cache line that is going to be written.
+#[inline(always)]
+fn prefetch(address: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a prefetch changes nothing and faults nowhere.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_ET0 }>(address.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
+}
+
 impl LocalArena {
     /// Makes an arena. It takes address space, and memory only as it is used.
     /// `None` where the process may not have the address space.
@@ -95,17 +131,26 @@ impl LocalArena {
             decay_ms: options.decay_ms,
         })?;
         let source = SlabSource::new(pages, table, |_| 0)?;
+        let hand_table = Table::<Hand>::with_len(table.count())?;
         let bin_table = Table::<Bin>::with_len(table.count())?;
         Some(LocalArena {
             base: source.pages.base(),
+            hands: hand_table.start(),
             bins: bin_table.start(),
             slab_entries: source.pages.map().slab_entries(),
             records: source.records(),
             table,
             live_bytes: 0,
+            pending: Pending {
+                references: [0; PENDING_MAX],
+                classes: [0; PENDING_MAX],
+                len: 0,
+            },
+            flush_from: table.class_of(PENDING_BYTES_MAX + 1),
             slab_pages: 0,
             large: LargeCounts::default(),
             source,
+            hand_table,
             bin_table,
             classes_used: [0; 3],
         })
@@ -196,50 +241,97 @@ impl LocalArena {
 
     #[inline(always)]
     fn allocate_small(&mut self, class: usize) -> Option<NonNull<u8>> {
-        debug_assert!(class < self.table.count());
-        // SAFETY: there is a bin for every class.
-        let bin = unsafe { self.bins.add(class).as_mut() };
-        match bin.take() {
-            Some(address) => {
-                self.live_bytes += bin.slot_bytes();
-                Some(self.pointer(address))
+        let hand = self.hand(class);
+        match hand.pop() {
+            Some(reference) => {
+                self.live_bytes += hand.slot_bytes();
+                Some(self.object_at(reference))
             }
             None => self.allocate_slow(class),
         }
     }
 
-    /// The pointer to an address inside the region.
+    /// The slots at hand of a class, unbound from the arena's borrow: callers
+    /// use no other reference to them at the same time.
     #[inline(always)]
-    fn pointer(&self, address: usize) -> NonNull<u8> {
-        // SAFETY: addresses of slots are not null.
-        unsafe { NonNull::new_unchecked(self.base.as_ptr().with_addr(address)) }
+    fn hand<'a>(&mut self, class: usize) -> &'a mut Hand {
+        debug_assert!(class < self.table.count());
+        // SAFETY: there is a hand for every class; the arena is borrowed
+        // exclusively, and no caller keeps two references.
+        unsafe { self.hands.add(class).as_mut() }
+    }
+
+    /// The bin of a class; as [`LocalArena::hand`].
+    #[inline(always)]
+    fn bin<'a>(&mut self, class: usize) -> &'a mut Bin {
+        debug_assert!(class < self.table.count());
+        // SAFETY: as `hand`.
+        unsafe { self.bins.add(class).as_mut() }
     }
 
     #[cold]
     #[inline(never)]
     fn allocate_slow(&mut self, class: usize) -> Option<NonNull<u8>> {
         let shape = self.table.class(class);
-        let base = self.base.as_ptr().addr();
-        // SAFETY: there is a bin for every class.
-        let bin = unsafe { self.bins.add(class).as_mut() };
-        // SAFETY: the arena is borrowed exclusively, and with it all records.
-        match unsafe { bin.refill(self.records, shape, base) } {
-            Refill::Ready => {}
-            Refill::Punched(slab) => {
-                let (word, bits) = bin.word_at_hand();
-                self.refill_pages(slab, shape, word, bits);
+        let mut slots = [0; HAND_MAX];
+        let mut len = 0;
+        let wanted = match self.hand(class).refill_len() {
+            0 => {
+                self.hand(class).open(shape);
+                self.hand(class).refill_len()
             }
-            Refill::Exhausted => {
-                let slab = self.source.make(class)?;
-                self.slab_pages += u32::from(shape.pages);
-                self.classes_used[class >> 6] |= 1 << (class & 63);
-                // SAFETY: the slab is new; otherwise as above.
-                unsafe { bin.adopt(self.records, shape, base, slab) };
+            wanted => wanted,
+        };
+        while len < wanted {
+            // Offsets from the region's start: the base that was passed is 0.
+            if let Some(offset) = self.bin(class).take() {
+                slots[len] = (offset >> 3) as u32;
+                len += 1;
+            } else if !self.refill_bin(class, len == 0) {
+                break;
             }
         }
-        let address = bin.take()?;
-        self.live_bytes += bin.slot_bytes();
-        Some(self.pointer(address))
+        if len == 0 {
+            return None;
+        }
+        // The caller is about to write to the objects.
+        for slot in &slots[..len] {
+            prefetch(self.object_at(*slot).as_ptr());
+        }
+        let hand = self.hand(class);
+        hand.fill(&slots[1..len]);
+        self.live_bytes += hand.slot_bytes();
+        Some(self.object_at(slots[0]))
+    }
+
+    /// Gets slots from the slabs of a class to its bin, which has none left;
+    /// from a new slab only if they are `needed`. False where there are none.
+    fn refill_bin(&mut self, class: usize, needed: bool) -> bool {
+        let shape = self.table.class(class);
+        loop {
+            let bin = self.bin(class);
+            // SAFETY: the arena is borrowed exclusively, and with it all records.
+            match unsafe { bin.refill(self.records, shape, 0) } {
+                Refill::Ready => return true,
+                Refill::Punched(slab) => {
+                    let (word, bits) = bin.word_at_hand();
+                    self.refill_pages(slab, shape, word, bits);
+                    return true;
+                }
+                Refill::Exhausted if !needed => return false,
+                Refill::Exhausted if self.pending.len > 0 => self.flush(),
+                Refill::Exhausted => {
+                    let Some(slab) = self.source.make(class) else {
+                        return false;
+                    };
+                    self.slab_pages += u32::from(shape.pages);
+                    self.classes_used[class >> 6] |= 1 << (class & 63);
+                    // SAFETY: the slab is new; otherwise as above.
+                    unsafe { bin.adopt(self.records, shape, 0, slab) };
+                    return true;
+                }
+            }
+        }
     }
 
     /// Notes that the pages of these slots get memory again.
@@ -312,30 +404,104 @@ impl LocalArena {
     /// The object is live, of this arena and of this class.
     #[inline(always)]
     unsafe fn free_small(&mut self, object: NonNull<u8>, class: usize) {
-        debug_assert!(class < self.table.count());
+        #[cfg(debug_assertions)]
+        self.assert_live(object, class);
+        self.live_bytes -= self.table.class(class).size as usize;
+        let reference = self.reference_of(object);
+        if self.slab_entry_of(reference) & SPARSE != 0 || !self.hand(class).push(reference) {
+            self.postpone(class, reference);
+        }
+    }
+
+    /// Adds an object to the pending ones.
+    #[inline]
+    fn postpone(&mut self, class: usize, reference: u32) {
+        let place = self.pending.len as usize & (PENDING_MAX - 1);
+        self.pending.references[place] = reference;
+        self.pending.classes[place] = class as u8;
+        self.pending.len += 1;
+        if self.pending.len as usize == PENDING_MAX || class >= self.flush_from {
+            self.flush();
+        }
+    }
+
+    /// Panics unless the object is live, of this class, and not freed yet.
+    #[cfg(debug_assertions)]
+    fn assert_live(&mut self, object: NonNull<u8>, class: usize) {
         let shape = self.table.class(class);
-        let offset = self.offset_of(object);
-        let page = PageIndex::of_offset(offset);
-        // SAFETY: the object's page was handed out, so the map has grown over it.
-        let id = SlabId(unsafe { *self.slab_entries.add(page.0 as usize) });
-        // SAFETY: the page belongs to a live slab, since it holds a live
-        // object, and the arena is borrowed exclusively.
-        let mut slab = unsafe { self.records.slab(id) };
-        debug_assert_eq!(
-            slab.record().class as usize,
-            class,
-            "freed with a wrong size"
+        let reference = self.reference_of(object);
+        let page = PageIndex::of_offset((reference as usize) << 3);
+        assert_eq!(
+            self.source.pages.map().class_entry(page) as usize,
+            class + 1,
+            "freed with a wrong size, or not an object"
         );
-        let in_slab = (offset - slab.byte_offset()) as u32;
+        // SAFETY: the map says that a live slab owns the page.
+        let slab = unsafe { self.records.slab(self.slab_of(reference)) };
+        let in_slab = (((reference as usize) << 3) - slab.byte_offset()) as u32;
         let slot = shape.slot_of(in_slab);
-        debug_assert_eq!(slot * shape.size, in_slab, "not the start of an object");
-        slab.put_slot(slot);
-        // SAFETY: there is a bin for every class.
-        let bin = unsafe { self.bins.add(class).as_mut() };
-        bin.free += 1;
-        self.live_bytes -= shape.size as usize;
+        assert_eq!(slot * shape.size, in_slab, "not the start of an object");
+        let pending = &self.pending.references[..self.pending.len as usize];
+        assert!(
+            !slab.is_free(slot)
+                && !pending.contains(&reference)
+                && !self.hand(class).slots().contains(&reference),
+            "freed twice"
+        );
+    }
+
+    /// Marks the slots of all pending objects as free.
+    #[cold]
+    #[inline(never)]
+    fn flush(&mut self) {
+        let len = core::mem::take(&mut self.pending.len) as usize;
+        let mut slabs = [SlabId::NONE; PENDING_MAX];
+        for (slab, reference) in slabs.iter_mut().zip(&self.pending.references[..len]) {
+            *slab = self.slab_of(*reference);
+        }
+        for slab in &slabs[..len] {
+            prefetch(self.records.address(*slab));
+        }
+        for (place, slab) in slabs[..len].iter().enumerate() {
+            let reference = self.pending.references[place];
+            self.put_slot(self.pending.classes[place] as usize, *slab, reference);
+        }
+    }
+
+    /// The page map's entry for a small object.
+    #[inline(always)]
+    fn slab_entry_of(&self, reference: u32) -> u32 {
+        let page = PageIndex::of_offset((reference as usize) << 3);
+        // SAFETY: references are those of slots, whose pages were handed out,
+        // so the map has grown over them.
+        unsafe { *self.slab_entries.add(page.0 as usize) }
+    }
+
+    /// The slab that holds the slot with this reference.
+    #[inline(always)]
+    fn slab_of(&self, reference: u32) -> SlabId {
+        SlabId(self.slab_entry_of(reference) & !SPARSE)
+    }
+
+    /// Marks the slot with this reference as free, which is marked as taken.
+    #[inline(always)]
+    fn put_slot(&mut self, class: usize, id: SlabId, reference: u32) {
+        let shape = self.table.class(class);
+        // SAFETY: the slab is live, since one of its slots is marked as taken,
+        // and the arena is borrowed exclusively.
+        let mut slab = unsafe { self.records.slab(id) };
+        let offset = (reference as usize) << 3;
+        slab.put_slot(shape.slot_of((offset - slab.byte_offset()) as u32));
+        self.bin(class).free += 1;
         if slab.record().free >= slab.record().relist_at {
             self.relist(class, id);
+        }
+    }
+
+    /// Puts the slots that a class has at hand back into their slabs.
+    fn put_hand_back(&mut self, class: usize) {
+        while let Some(reference) = self.hand(class).pop() {
+            self.put_slot(class, self.slab_of(reference), reference);
         }
     }
 
@@ -343,19 +509,39 @@ impl LocalArena {
     #[inline(never)]
     fn relist(&mut self, class: usize, id: SlabId) {
         let shape = self.table.class(class);
-        // SAFETY: there is a bin for every class.
-        let bin = unsafe { self.bins.add(class).as_mut() };
         // SAFETY: the slab is of this bin, and the arena borrowed exclusively.
-        if let Some(empty) = unsafe { bin.relist(self.records, shape, id) } {
-            self.release(empty, shape);
-        }
+        let empty = unsafe { self.bin(class).relist(self.records, shape, id) };
+        self.listed(shape, id, empty);
     }
 
-    /// Releases an empty slab that is no bin's any more.
-    fn release(&mut self, slab: SlabId, shape: &SizeClass) {
-        self.slab_pages -= u32::from(shape.pages);
-        // SAFETY: the bin has let go of the slab, and no slot of it is in use.
-        unsafe { self.source.release(slab) };
+    /// After a slab has changed lists: releases it if it is `empty`, and
+    /// notes otherwise whether it is sparse now.
+    fn listed(&mut self, shape: &SizeClass, id: SlabId, empty: Option<SlabId>) {
+        if let Some(empty) = empty {
+            self.slab_pages -= u32::from(shape.pages);
+            // SAFETY: the bin has let go of the slab, and no slot of it is in
+            // use or at hand: they would not be marked as free.
+            unsafe { self.source.release(empty) };
+            return;
+        }
+        // SAFETY: the slab is live and the arena is borrowed exclusively.
+        let list = unsafe { self.records.slab(id) }.record().list;
+        self.set_sparse(
+            shape,
+            id,
+            (OCCUPANCY_LISTS / 2..LISTS).contains(&(list as usize)),
+        );
+    }
+
+    /// Says in the page map whether frees into the slab go past the hand.
+    fn set_sparse(&mut self, shape: &SizeClass, id: SlabId, sparse: bool) {
+        // SAFETY: the slab is live and the arena is borrowed exclusively.
+        let mut slab = unsafe { self.records.slab(id) };
+        if slab.record().sparse != sparse {
+            slab.record_mut().sparse = sparse;
+            let run = slab.run(shape);
+            self.source.pages.map_mut().set_sparse(run, id, sparse);
+        }
     }
 
     /// # Safety
@@ -445,15 +631,25 @@ impl LocalArena {
     ///
     /// Takes time in proportion to the number of classes in use.
     pub fn next_victim(&mut self, policy: &VictimPolicy) -> Option<Victim> {
+        self.flush();
         let classes = self.classes_in_use();
-        // SAFETY: the arena is borrowed exclusively, and with it all records.
-        unsafe {
-            evacuation::next_victim(
-                &mut self.bin_table.items_mut()[..classes],
-                self.table.classes(),
-                self.records,
-                policy,
-            )
+        loop {
+            let bins = &mut self.bin_table.items_mut()[..classes];
+            let class = evacuation::next_class(bins, self.table.classes())?;
+            self.put_hand_back(class);
+            let (bin, shape) = (
+                &mut self.bin_table.items_mut()[class],
+                self.table.class(class),
+            );
+            // SAFETY: the arena is borrowed exclusively, and with it all records.
+            let victim = unsafe { evacuation::victim_of(bin, shape, class, self.records, policy) };
+            if let Some(victim) = victim {
+                // No slot of a victim may come to hand.
+                self.set_sparse(shape, victim.slab, true);
+                return Some(victim);
+            }
+            // Nothing of this class can go until its lists change.
+            bin.stuck = true;
         }
     }
 
@@ -470,16 +666,19 @@ impl LocalArena {
     /// The victim's first live object from slot number `slot` on.
     ///
     /// Objects may be freed between calls; none is added.
-    pub fn live_from(&self, victim: &Victim, slot: u32) -> Option<LiveSlot> {
+    pub fn live_from(&mut self, victim: &Victim, slot: u32) -> Option<LiveSlot> {
+        if self.pending.len > 0 {
+            self.flush();
+        }
         let shape = self.table.class(victim.class);
         // SAFETY: a victim is a live slab, and nobody writes its record while
         // the arena is borrowed.
         let slab = unsafe { self.records.slab(victim.slab) };
         let slot = slab.live_from(slot, shape)?;
-        let address = self.base.as_ptr().addr() + slab.byte_offset() + (slot * shape.size) as usize;
+        let offset = slab.byte_offset() + (slot * shape.size) as usize;
         Some(LiveSlot {
             slot,
-            object: self.pointer(address),
+            object: self.object_at((offset >> 3) as u32),
         })
     }
 
@@ -494,9 +693,12 @@ impl LocalArena {
         if size > self.table.small_max() {
             return None;
         }
+        if self.pending.len > 0 {
+            self.flush();
+        }
         let class = self.table.class_of(size);
+        self.put_hand_back(class);
         let shape = self.table.class(class);
-        let base = self.base.as_ptr().addr();
         let victim_shape = self.table.class(victim.class);
         // SAFETY: a victim is a live slab, the arena is borrowed exclusively.
         let victim_free = unsafe { self.records.slab(victim.slab) }.record().free;
@@ -504,12 +706,15 @@ impl LocalArena {
         let fit = |live: u32| {
             live * u32::from(victim_shape.slots) >= victim_live * u32::from(shape.slots)
         };
-        // SAFETY: there is a bin for every class.
-        let bin = unsafe { self.bins.add(class).as_mut() };
         loop {
+            let bin = self.bin(class);
             // SAFETY: the arena is borrowed exclusively, and with it all records.
-            match unsafe { bin.refill_from_fuller(self.records, shape, base, fit) } {
-                Relocation::Ready => break,
+            match unsafe { bin.refill_from_fuller(self.records, shape, 0, fit) } {
+                Relocation::Ready => {
+                    let offset = bin.take()?;
+                    self.live_bytes += shape.size as usize;
+                    return Some(self.object_at((offset >> 3) as u32));
+                }
                 Relocation::CurrentUnfit => self.retire_current(class),
                 Relocation::NoRoom => {
                     bin.stuck = true;
@@ -517,25 +722,18 @@ impl LocalArena {
                 }
             }
         }
-        let address = bin.take()?;
-        self.live_bytes += bin.slot_bytes();
-        Some(self.pointer(address))
     }
 
     /// Takes a victim back: it is released if it is empty, and allocated from
     /// again if not. Returns the pages that came free.
     pub fn finish(&mut self, victim: Victim) -> u32 {
+        self.flush();
         let shape = self.table.class(victim.class);
-        // SAFETY: there is a bin for every class.
-        let bin = unsafe { self.bins.add(victim.class).as_mut() };
+        let bin = self.bin(victim.class);
         // SAFETY: the victim is on no list since it was taken off.
-        match unsafe { bin.enlist(self.records, shape, victim.slab) } {
-            Some(empty) => {
-                self.release(empty, shape);
-                u32::from(shape.pages)
-            }
-            None => 0,
-        }
+        let empty = unsafe { bin.enlist(self.records, shape, victim.slab) };
+        self.listed(shape, victim.slab, empty);
+        empty.map_or(0, |_| u32::from(shape.pages))
     }
 
     /// What evacuating all that can be would bring and cost. Takes time in
@@ -559,16 +757,19 @@ impl LocalArena {
     /// may be evacuated, or releases it if it is empty.
     fn retire_current(&mut self, class: usize) {
         let shape = self.table.class(class);
-        // SAFETY: there is a bin for every class.
-        let bin = unsafe { self.bins.add(class).as_mut() };
-        // SAFETY: the arena is borrowed exclusively, and with it all records.
-        if let Some(empty) = unsafe { bin.retire_current(self.records, shape) } {
-            self.release(empty, shape);
+        let bin = self.bin(class);
+        let current = bin.current();
+        if !current.is_none() {
+            // SAFETY: the arena is borrowed exclusively, and with it all records.
+            let empty = unsafe { bin.retire_current(self.records, shape) };
+            self.listed(shape, current, empty);
         }
     }
 
     fn retire_all_current(&mut self) {
+        self.flush();
         for class in 0..self.classes_in_use() {
+            self.put_hand_back(class);
             self.retire_current(class);
         }
     }
@@ -620,19 +821,30 @@ impl LocalArena {
         };
         for class in 0..self.classes_in_use() {
             let (bin, shape) = (&self.bin_table.items()[class], self.table.class(class));
-            let free = bin.free + bin.at_hand();
-            stats.free_bytes += free as usize * shape.size as usize;
+            let at_hand = self.hand_table.items()[class].slots().len();
+            let free = (bin.free + bin.at_hand()) as usize + at_hand;
+            stats.free_bytes += free * shape.size as usize;
             stats.tail_bytes += bin.slabs as usize * shape.tail_bytes();
             stats.slabs += bin.slabs as usize;
+        }
+        for class in self.pending_classes() {
+            stats.free_bytes += self.table.class(class).size as usize;
         }
         stats.resident_bytes = counts.resident() as usize * PAGE_BYTES + stats.metadata_bytes;
         stats
     }
 
+    /// Classes of the pending objects.
+    fn pending_classes(&self) -> impl Iterator<Item = usize> {
+        let classes = &self.pending.classes[..self.pending.len as usize];
+        classes.iter().map(|class| *class as usize)
+    }
+
     /// Bytes of the arena's own records that have memory behind them.
     fn metadata_bytes(&self) -> usize {
-        let classes = self.classes_in_use() * size_of::<Bin>();
-        classes.next_multiple_of(PAGE_BYTES)
+        let classes = self.classes_in_use();
+        (classes * size_of::<Bin>()).next_multiple_of(PAGE_BYTES)
+            + (classes * size_of::<Hand>()).next_multiple_of(PAGE_BYTES)
             + self.source.pages.metadata_bytes()
             + self.source.records.resident_bytes()
             + self.source.records.index_bytes()
@@ -645,13 +857,18 @@ impl LocalArena {
                 return None;
             }
             let (bin, shape) = (&self.bin_table.items()[class], self.table.class(class));
+            let unused = self.hand_table.items()[class].slots().len()
+                + self
+                    .pending_classes()
+                    .filter(|other| *other == class)
+                    .count();
             Some(ClassStats {
                 slot_bytes: shape.size as usize,
                 slab_pages: u32::from(shape.pages),
                 slab_slots: u32::from(shape.slots),
                 slabs: bin.slabs,
-                live: bin.live(shape),
-                free: bin.free + bin.at_hand(),
+                live: bin.taken(shape) - unused as u32,
+                free: bin.free + bin.at_hand() + unused as u32,
                 by_occupancy: core::array::from_fn(|list| bin.length(list)),
             })
         })
@@ -678,15 +895,17 @@ impl LocalArena {
             }
             let class = entry as usize - 1;
             let shape = self.table.class(class);
-            let id = self.source.pages.map().slab_entry(page);
+            let entry = self.source.pages.map().slab_entry(page);
+            let id = entry & !SPARSE;
             // SAFETY: the map names live slabs only, and nobody writes records
             // while the arena is borrowed.
             let slab = unsafe { self.records.slab(SlabId(id)) };
             slab.check(shape);
+            assert_eq!(slab.record().sparse, entry & SPARSE != 0);
             assert_eq!(slab.record().class as usize, class);
             assert_eq!(slab.record().start, page);
             for other in 0..u32::from(shape.pages) {
-                assert_eq!(self.source.pages.map().slab_entry(page.plus(other)), id);
+                assert_eq!(self.source.pages.map().slab_entry(page.plus(other)), entry);
                 let punched = slab.record().punched >> other & 1 != 0;
                 assert_eq!(self.source.pages.is_resident(page.plus(other)), !punched);
             }
@@ -709,7 +928,11 @@ impl LocalArena {
             for (list, length) in listed[class].iter().enumerate() {
                 assert_eq!(bin.length(list), *length);
             }
-            live_bytes += bin.live(shape) as usize * shape.size as usize;
+            let at_hand = self.hand_table.items()[class].slots().len();
+            live_bytes += (bin.taken(shape) as usize - at_hand) * shape.size as usize;
+        }
+        for class in self.pending_classes() {
+            live_bytes -= self.table.class(class).size as usize;
         }
         assert_eq!(self.slab_pages, slab_pages);
         assert_eq!(self.live_bytes, live_bytes);

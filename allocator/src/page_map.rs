@@ -5,7 +5,7 @@
 //! | classes | 0 | the page is free |
 //! | | class + 1 | a page of a slab of that class |
 //! | | [`LARGE_HEAD`], [`LARGE_BODY`] | the first page, any further page of a large run |
-//! | slabs | slab number | on pages of slabs |
+//! | slabs | slab number, perhaps with [`SPARSE`] | on pages of slabs |
 //! | | pages of the run | on the first page of a large run |
 //!
 //! Five bytes per page, outside the pages themselves, so that no overflow
@@ -19,6 +19,10 @@ use crate::units::{CHUNK_PAGES, ChunkIndex, PageIndex, PageRun, SlabId};
 pub(crate) const LARGE_HEAD: u8 = 254;
 /// Entry of the further pages of a large run.
 pub(crate) const LARGE_BODY: u8 = 255;
+
+/// Flag in a slab entry: the slab is at most half used, so a slot that is freed
+/// should not be handed out again at once.
+pub(crate) const SPARSE: u32 = 1 << 31;
 
 /// Chunks whose entries fill whole pages of both arrays.
 pub(crate) const GROUP_CHUNKS: u32 = 8;
@@ -77,24 +81,16 @@ impl PageMap {
         unsafe { *self.slab_entries().add(page.0 as usize) }
     }
 
-    /// The slab that owns a page.
-    ///
-    /// # Safety
-    /// The page was handed out, so it lies within the map.
-    #[inline(always)]
-    pub(crate) unsafe fn slab_of(&self, page: PageIndex) -> SlabId {
-        // SAFETY: the map has grown over every page that was handed out.
-        unsafe { SlabId(*self.slab_entries().add(page.0 as usize)) }
+    /// Notes whether a slab is sparse.
+    pub(crate) fn set_sparse(&mut self, run: PageRun, slab: SlabId, sparse: bool) {
+        let entry = slab.0 | if sparse { SPARSE } else { 0 };
+        self.fill_slabs(run, entry);
     }
 
     /// Enters a slab.
     pub(crate) fn enter_slab(&mut self, run: PageRun, class: usize, slab: SlabId) {
         self.fill_classes(run.start, run.end(), class as u8 + 1);
-        self.assert_within(run.end());
-        for page in run.start.0..run.end().0 {
-            // SAFETY: the page lies within the map, as asserted.
-            unsafe { self.slab_entries().add(page as usize).write(slab.0) };
-        }
+        self.fill_slabs(run, slab.0);
     }
 
     /// Enters a large run.
@@ -119,6 +115,14 @@ impl PageMap {
     /// Makes the entries of a run free.
     pub(crate) fn clear(&mut self, run: PageRun) {
         self.fill_classes(run.start, run.end(), 0);
+    }
+
+    fn fill_slabs(&mut self, run: PageRun, entry: u32) {
+        self.assert_within(run.end());
+        for page in run.start.0..run.end().0 {
+            // SAFETY: the page lies within the map, as asserted.
+            unsafe { self.slab_entries().add(page as usize).write(entry) };
+        }
     }
 
     fn assert_within(&self, end: PageIndex) {

@@ -4,8 +4,8 @@
 //! The record lies apart from the slots, in a [`RecordPool`]:
 //!
 //! ```text
-//! byte 0      4      8      12     14          16       18      19     20      24
-//! | start page | prev | next | free | relist at | punched | class | list | epoch | free bitmap | extra
+//! byte 0      4      8      12     14          16       18      19     20    22       24
+//! | start page | prev | next | free | relist at | punched | class | list | age | sparse | free bitmap | extra
 //! ```
 //!
 //! The bitmap is the truth: a set bit is a free slot, all others are live. So
@@ -43,7 +43,9 @@ pub(crate) struct SlabRecord {
     /// The list that the slab is on, in the words of its bin.
     pub(crate) list: u8,
     /// When the slab was last looked through for dead pages.
-    pub(crate) epoch: u32,
+    pub(crate) epoch: u16,
+    /// The page map says that the slab is sparse.
+    pub(crate) sparse: bool,
 }
 
 const BITMAP_OFFSET: usize = size_of::<SlabRecord>();
@@ -278,6 +280,7 @@ impl SlabSource {
                 class: class as u8,
                 list: u8::MAX,
                 epoch: 0,
+                sparse: false,
             });
             let bitmap = record.add(1).cast::<u64>();
             for word in 0..u32::from(shape.words) {
