@@ -9,89 +9,35 @@
 
 use std::sync::Arc;
 
+use crate::compaction;
 use crate::error::{OutOfMemory, UpdateError};
 use crate::key::{Key, Position, ScanCursor};
 use crate::lock::HeldView;
-use crate::shard::Shard;
+use crate::shard::{At, Discarded, NewExpiry, Reclaim, Shard, Touch, Usage};
 use crate::statistics::DbStatistics;
 use crate::value::{Encoding, NewValue, ValueRef, ValueType};
 use crate::watch::WatchFlag;
-
-/// What a lookup leaves behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Touch {
-    /// The key counts as used now (its idle time or its use counter changes).
-    pub access: bool,
-    /// A hit or a miss is counted.
-    pub count: bool,
-}
-
-impl Touch {
-    /// A command that reads the value: used, and counted.
-    pub const READ: Touch = Touch {
-        access: true,
-        count: true,
-    };
-    /// A command that will change the value: used, not counted.
-    pub const WRITE: Touch = Touch {
-        access: true,
-        count: false,
-    };
-    /// A command about the key, not its value, such as TTL, TYPE or OBJECT: counted, not used.
-    pub const INSPECT: Touch = Touch {
-        access: false,
-        count: true,
-    };
-    /// Leaves no trace.
-    pub const NONE: Touch = Touch {
-        access: false,
-        count: false,
-    };
-
-    /// The same, but not as a use (CLIENT NO-TOUCH).
-    #[must_use]
-    pub fn without_access(self) -> Touch {
-        Touch {
-            access: false,
-            ..self
-        }
-    }
-}
-
-/// What becomes of a key's expiry when its value is replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NewExpiry {
-    /// It stays as it is; a new key has none.
-    Keep,
-    /// It is removed.
-    None,
-    /// It is this instant, in milliseconds of Unix time. At most `i64::MAX`.
-    At(u64),
-}
-
-/// Where the memory of one key is, for MEMORY USAGE and DEBUG OBJECT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes of the key.
-    pub key_bytes: usize,
-    /// Bytes of the value as stored.
-    pub value_bytes: usize,
-    /// Bytes of the slot or the page run that holds the entry.
-    pub slot_bytes: usize,
-    /// The slot and the key's share of the table.
-    pub total_bytes: usize,
-}
 
 /// One database as seen by a command: see the module's text.
 pub struct Db<'a> {
     pub(crate) shards: HeldView<'a, Shard>,
     pub(crate) index: usize,
+    pub(crate) databases: usize,
     pub(crate) now_ms: u64,
 }
 
 impl Db<'_> {
-    fn locate(&self, key: &Key<'_>) -> Position {
-        Position::of(key.hash(), self.shards.len())
+    /// The shard of a key, and what the shard wants to know.
+    #[inline]
+    fn locate<'k>(&mut self, key: &Key<'k>) -> (&mut Shard, At<'k>) {
+        let Position { shard, prefix } = Position::of(key.hash(), self.shards.len());
+        let at = At {
+            db: self.index,
+            prefix,
+            key: key.bytes(),
+            now_ms: self.now_ms,
+        };
+        (self.shards.get(shard), at)
     }
 
     /// The number of this database.
@@ -107,16 +53,10 @@ impl Db<'_> {
     }
 
     /// The value of `key`, or `None` if there is no such key. O(1).
+    #[inline]
     pub fn get(&mut self, key: &Key<'_>, touch: Touch) -> Option<ValueRef<'_>> {
-        let at = self.locate(key);
-        self.shards.get(at.shard).find(
-            self.index,
-            at.prefix,
-            key.bytes(),
-            self.now_ms,
-            touch.access,
-            touch.count,
-        )
+        let (shard, at) = self.locate(key);
+        shard.find(&at, touch)
     }
 
     /// Whether `key` exists. O(1).
@@ -133,26 +73,17 @@ impl Db<'_> {
     ///
     /// # Errors
     /// [`OutOfMemory`]: the key is as it was.
+    #[inline]
     pub fn set(
         &mut self,
         key: &Key<'_>,
         value: NewValue<'_>,
         expiry: NewExpiry,
     ) -> Result<(), OutOfMemory> {
-        let at = self.locate(key);
-        let expiry = match expiry {
-            NewExpiry::Keep => None,
-            NewExpiry::None => Some(None),
-            NewExpiry::At(ms) => Some(Some(ms)),
-        };
-        self.shards.get(at.shard).set(
-            self.index,
-            at.prefix,
-            key.bytes(),
-            self.now_ms,
-            value,
-            expiry,
-        )
+        let (shard, at) = self.locate(key);
+        let result = shard.set(&at, value, expiry);
+        compaction::after_write(shard);
+        result
     }
 
     /// Adds `by` to the integer at `key`, 0 if there is none, and returns the sum. The expiry stays.
@@ -161,10 +92,10 @@ impl Db<'_> {
     /// The value is of another type, is not an integer, the sum overflows, or memory ran out; the
     /// key is as it was.
     pub fn increment(&mut self, key: &Key<'_>, by: i64) -> Result<i64, UpdateError> {
-        let at = self.locate(key);
-        self.shards
-            .get(at.shard)
-            .increment(self.index, at.prefix, key.bytes(), self.now_ms, by)
+        let (shard, at) = self.locate(key);
+        let result = shard.increment(&at, by);
+        compaction::after_write(shard);
+        result
     }
 
     /// Appends `tail` to the string at `key`, which is created if there is none, and returns the
@@ -173,10 +104,10 @@ impl Db<'_> {
     /// # Errors
     /// The value is of another type, or memory ran out; the key is as it was.
     pub fn append(&mut self, key: &Key<'_>, tail: &[u8]) -> Result<usize, UpdateError> {
-        let at = self.locate(key);
-        self.shards
-            .get(at.shard)
-            .append(self.index, at.prefix, key.bytes(), self.now_ms, tail)
+        let (shard, at) = self.locate(key);
+        let result = shard.append(&at, tail);
+        compaction::after_write(shard);
+        result
     }
 
     /// Overwrites the string at `key` from `offset` on with `patch`, filling a gap with zeros, and
@@ -191,34 +122,23 @@ impl Db<'_> {
         offset: usize,
         patch: &[u8],
     ) -> Result<usize, UpdateError> {
-        let at = self.locate(key);
-        self.shards.get(at.shard).set_range(
-            self.index,
-            at.prefix,
-            key.bytes(),
-            self.now_ms,
-            offset,
-            patch,
-        )
+        let (shard, at) = self.locate(key);
+        let result = shard.set_range(&at, offset, patch);
+        compaction::after_write(shard);
+        result
     }
 
     /// Removes `key`; whether there was one. O(1), whatever the size of the value.
     pub fn remove(&mut self, key: &Key<'_>) -> bool {
-        let at = self.locate(key);
-        self.shards
-            .get(at.shard)
-            .remove(self.index, at.prefix, key.bytes(), self.now_ms)
+        let (shard, at) = self.locate(key);
+        shard.remove(&at)
     }
 
     /// When `key` expires, in milliseconds of Unix time: `None` if there is no such key,
     /// `Some(None)` if it never does.
     pub fn expiry(&mut self, key: &Key<'_>) -> Option<Option<u64>> {
-        let at = self.locate(key);
-        self.shards
-            .get(at.shard)
-            .peek(self.index, at.prefix, key.bytes(), self.now_ms, |item| {
-                item.expiry_ms()
-            })
+        let (shard, at) = self.locate(key);
+        shard.expiry(&at)
     }
 
     /// Makes `key` expire at `at_ms` of Unix time; whether there is such a key. An instant that has
@@ -227,26 +147,17 @@ impl Db<'_> {
     /// # Errors
     /// [`OutOfMemory`]: the key is as it was.
     pub fn set_expiry(&mut self, key: &Key<'_>, at_ms: u64) -> Result<bool, OutOfMemory> {
-        let at = self.locate(key);
-        self.shards.get(at.shard).set_expiry(
-            self.index,
-            at.prefix,
-            key.bytes(),
-            self.now_ms,
-            Some(at_ms),
-        )
+        let (shard, at) = self.locate(key);
+        let result = shard.set_expiry(&at, Some(at_ms));
+        compaction::after_write(shard);
+        result
     }
 
-    /// Removes the expiry of `key`; whether it had one.
+    /// Removes the expiry of `key`; whether that was done: there is such a key, it had an expiry, and
+    /// there was memory for the smaller entry.
     pub fn persist(&mut self, key: &Key<'_>) -> bool {
-        if !matches!(self.expiry(key), Some(Some(_))) {
-            return false;
-        }
-        let at = self.locate(key);
-        self.shards
-            .get(at.shard)
-            .set_expiry(self.index, at.prefix, key.bytes(), self.now_ms, None)
-            .is_ok()
+        let (shard, at) = self.locate(key);
+        matches!(shard.expiry(&at), Some(Some(_))) && shard.set_expiry(&at, None).is_ok()
     }
 
     /// Gives the value and the expiry of `from` to `to`, replacing what was there; whether `from`
@@ -266,7 +177,7 @@ impl Db<'_> {
     }
 
     /// Copies the value and the expiry of `from` to `to` in database `to_db`, replacing what was
-    /// there; whether `from` exists.
+    /// there; whether `from` exists. The two must not be the same key of the same database.
     ///
     /// # Errors
     /// [`OutOfMemory`]: both keys are as they were.
@@ -279,18 +190,33 @@ impl Db<'_> {
         to_db: usize,
         to: &Key<'_>,
     ) -> Result<bool, OutOfMemory> {
-        let (source, target) = (self.locate(from), self.locate(to));
-        let item = self.shards.get(source.shard).duplicate(
-            self.index,
-            source.prefix,
-            from.bytes(),
-            self.now_ms,
+        assert!(
+            to_db < self.databases,
+            "database {to_db}; there are {}",
+            self.databases
         );
-        let Some(item) = item else { return Ok(false) };
-        self.shards
-            .get(target.shard)
-            .put(to_db, target.prefix, to.bytes(), item)?;
-        Ok(true)
+        let source = Position::of(from.hash(), self.shards.len());
+        let target = Position::of(to.hash(), self.shards.len());
+        let from = At {
+            db: self.index,
+            prefix: source.prefix,
+            key: from.bytes(),
+            now_ms: self.now_ms,
+        };
+        let to = At {
+            db: to_db,
+            prefix: target.prefix,
+            key: to.bytes(),
+            now_ms: self.now_ms,
+        };
+        let copied = if source.shard == target.shard {
+            self.shards.get(source.shard).copy_within(&from, &to)
+        } else {
+            let (from_shard, to_shard) = self.shards.pair(source.shard, target.shard);
+            from_shard.copy_to(&from, to_shard, &to)
+        };
+        compaction::after_write(self.shards.get(target.shard));
+        copied
     }
 
     /// Moves `key` to database `to_db`; false if there is no such key here or one there.
@@ -299,97 +225,80 @@ impl Db<'_> {
     /// [`OutOfMemory`]: nothing was moved.
     ///
     /// # Panics
-    /// If there is no database `to_db`.
+    /// If there is no database `to_db`, or it is this one.
     pub fn move_to(&mut self, key: &Key<'_>, to_db: usize) -> Result<bool, OutOfMemory> {
-        let at = self.locate(key);
-        let now_ms = self.now_ms;
-        if self
-            .shards
-            .get(at.shard)
-            .peek(to_db, at.prefix, key.bytes(), now_ms, |_| ())
-            .is_some()
-        {
+        assert!(
+            to_db < self.databases,
+            "database {to_db}; there are {}",
+            self.databases
+        );
+        assert!(to_db != self.index, "database {to_db} is the key's own");
+        let (shard, at) = self.locate(key);
+        if shard.contains(&At { db: to_db, ..at }) {
             return Ok(false);
         }
-        let moved = self.copy(key, to_db, key)?;
+        let moved = shard.copy_within(&at, &At { db: to_db, ..at })?;
         if moved {
-            self.remove(key);
+            shard.remove(&at);
         }
         Ok(moved)
     }
 
-    /// How long `key` has not been used, in seconds. Exact up to a minute, then within 10 %. `None`
-    /// if there is no such key, or if uses are counted instead (an LFU policy).
+    /// How long `key` has not been used, in seconds. Exact up to a minute, then at most an eighth
+    /// too long; 48 days at most. `None` if there is no such key, or if uses are counted instead (an
+    /// LFU policy).
     pub fn idle_seconds(&mut self, key: &Key<'_>) -> Option<u64> {
-        let (at, now_ms) = (self.locate(key), self.now_ms);
-        self.shards
-            .get(at.shard)
-            .peek(self.index, at.prefix, key.bytes(), now_ms, |item| {
-                item.idle_seconds(now_ms)
-            })
+        let (shard, at) = self.locate(key);
+        shard.idle_seconds(&at).map(u64::from)
     }
 
     /// The logarithmic use counter of `key`. `None` if there is no such key, or if idle times are
     /// kept instead (every policy but LFU).
     pub fn frequency(&mut self, key: &Key<'_>) -> Option<u8> {
-        let (at, now_ms) = (self.locate(key), self.now_ms);
-        self.shards
-            .get(at.shard)
-            .peek(self.index, at.prefix, key.bytes(), now_ms, |item| {
-                item.frequency()
-            })
+        let (shard, at) = self.locate(key);
+        shard.frequency(&at)
     }
 
     /// How the value of `key` is stored.
     pub fn encoding(&mut self, key: &Key<'_>) -> Option<Encoding> {
-        let at = self.locate(key);
-        self.shards
-            .get(at.shard)
-            .peek(self.index, at.prefix, key.bytes(), self.now_ms, |item| {
-                item.encoding()
-            })
+        let (shard, at) = self.locate(key);
+        shard.encoding(&at)
     }
 
     /// Where the memory of `key` is.
     pub fn usage(&mut self, key: &Key<'_>) -> Option<Usage> {
-        let at = self.locate(key);
-        let key_bytes = key.bytes().len();
-        self.shards
-            .get(at.shard)
-            .peek(self.index, at.prefix, key.bytes(), self.now_ms, |item| {
-                let value_bytes = item.bytes();
-                let slot_bytes = key_bytes + value_bytes;
-                Usage {
-                    key_bytes,
-                    value_bytes,
-                    slot_bytes,
-                    total_bytes: slot_bytes,
-                }
-            })
+        let (shard, at) = self.locate(key);
+        shard.usage(&at)
     }
 
-    /// A key picked at random from the locked shards, each with about the same chance; `None` if
-    /// there is none.
+    /// A key picked at random from the locked shards, each with about the same chance, `random`
+    /// deciding about the shard; `None` if there is none.
     pub fn random_key(&mut self, random: u64) -> Option<&[u8]> {
         let held = self.shards.set();
-        let total: usize = held
-            .iter()
-            .map(|shard| self.shards.get(shard).len(self.index))
-            .sum();
-        if total == 0 {
-            return None;
-        }
-        let mut n = (random % total as u64) as usize;
-        let mut chosen = 0;
-        for shard in held.iter() {
-            chosen = shard;
-            let len = self.shards.get(shard).len(self.index);
-            if n < len {
+        let total = self.len();
+        let mut n = (random as usize).checked_rem(total)?;
+        let mut chosen = None;
+        // Shards from the chosen one on, round the circle: one may turn out to hold expired keys only.
+        let mut order: Vec<usize> = held.iter().collect();
+        let start = order.iter().position(|shard| {
+            let len = self.shards.get(*shard).len(self.index);
+            let here = n < len;
+            n = n.saturating_sub(len);
+            here
+        });
+        order.rotate_left(start.unwrap_or(0));
+        for shard in order {
+            if self
+                .shards
+                .get(shard)
+                .random_key(self.index, self.now_ms)
+                .is_some()
+            {
+                chosen = Some(shard);
                 break;
             }
-            n -= len;
         }
-        self.shards.get(chosen).nth_key(self.index, n)
+        self.shards.get(chosen?).random_key(self.index, self.now_ms)
     }
 
     /// Visits the entries from `cursor` on, in the order of their hashes, until `count` entries
@@ -425,7 +334,7 @@ impl Db<'_> {
         ScanCursor::START
     }
 
-    /// Keys in the locked shards, those included whose time has come but which are still there.
+    /// Keys in the locked shards, including those whose time has come but which are still there.
     pub fn len(&mut self) -> usize {
         self.shards
             .set()
@@ -459,25 +368,40 @@ impl Db<'_> {
     }
 
     /// Removes all keys of this database from the locked shards (FLUSHDB, with all shards locked).
+    ///
+    /// A shard in which no other database has keys gives its whole arena back at once.
     pub fn clear(&mut self) {
-        for shard in self.shards.set().iter() {
-            self.shards.get(shard).clear(self.index);
+        drop(self.discard(Reclaim::Now));
+    }
+
+    /// The same; the keys are gone at once, and their memory is given back by and by (FLUSHDB ASYNC).
+    pub fn clear_in_background(&mut self) {
+        let discarded = self.discard(Reclaim::InBackground);
+        if !discarded.is_empty() {
+            // If no thread can be started, the closure and what it holds are dropped here.
+            let _ = std::thread::Builder::new()
+                .name("reclaim".into())
+                .spawn(move || drop(discarded));
         }
+    }
+
+    fn discard(&mut self, reclaim: Reclaim) -> Vec<Discarded> {
+        let held = self.shards.set();
+        held.iter()
+            .map(|shard| self.shards.get(shard).clear(self.index, reclaim))
+            .filter(|discarded| !discarded.is_empty())
+            .collect()
     }
 
     /// Raises `flag` whenever `key` changes, until [`Db::unwatch`].
     pub fn watch(&mut self, key: &Key<'_>, flag: &Arc<WatchFlag>) {
-        let at = self.locate(key);
-        self.shards
-            .get(at.shard)
-            .watch(self.index, at.prefix, key.bytes(), self.now_ms, flag);
+        let (shard, at) = self.locate(key);
+        shard.watch(&at, flag);
     }
 
     /// Ends [`Db::watch`] of the same key with the same flag.
     pub fn unwatch(&mut self, key: &Key<'_>, flag: &Arc<WatchFlag>) {
-        let at = self.locate(key);
-        self.shards
-            .get(at.shard)
-            .unwatch(self.index, key.bytes(), flag);
+        let (shard, at) = self.locate(key);
+        shard.unwatch(at.db, at.key, flag);
     }
 }

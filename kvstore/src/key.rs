@@ -96,6 +96,25 @@ impl Position {
     }
 }
 
+/// Finds the place of a key that is read from an entry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placer {
+    hasher: Hasher,
+    shards: usize,
+}
+
+impl Placer {
+    pub(crate) fn new(hasher: Hasher, shards: usize) -> Self {
+        Placer { hasher, shards }
+    }
+
+    /// The prefix of a key inside its shard.
+    #[inline]
+    pub(crate) fn prefix(&self, key: &[u8]) -> u64 {
+        Position::of(self.hasher.hash(key), self.shards).prefix
+    }
+}
+
 /// A set of shards, locked and unlocked together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardSet(u64);

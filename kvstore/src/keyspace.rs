@@ -1,13 +1,23 @@
 //! The keyspace: all shards, and the ways to lock them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use slab_allocator::{ArenaOptions, ArenaStats, ClassStats, Classes, Prediction};
+
 use crate::clock::Stopwatch;
+use crate::compaction::{self, SliceEnd};
 use crate::db::Db;
 use crate::error::{DATABASES_MAX, KeyspaceError};
-use crate::key::{Hasher, Key, KeyHash, Position, SHARDS_MAX, ScanCursor, ShardSet};
+use crate::eviction;
+use crate::gauges::{Gauges, NEVER_MS};
+use crate::key::{Hasher, Key, KeyHash, Placer, Position, SHARDS_MAX, ScanCursor, ShardSet};
 use crate::lock::{Held, Locks};
-use crate::settings::Settings;
+use crate::maintenance::{self, BackgroundTurn};
+use crate::pacing::SLICE_NS_MAX;
+use crate::settings::{MemoryMeasure, Settings};
 use crate::shard::Shard;
 use crate::statistics::{CompactionLedger, Statistics};
 
@@ -44,11 +54,22 @@ fn random_seed() -> u64 {
         .finish()
 }
 
+/// How many keys are looked for at once: enough to keep the memory busy, few enough to stay in the
+/// first-level cache.
+const PREFETCH_BATCH: usize = 32;
+
 /// All keys of all databases. Shared by reference among threads; see [`Keyspace::lock`].
 pub struct Keyspace {
     shards: Locks<Shard>,
+    gauges: Box<[Arc<Gauges>]>,
     databases: usize,
     hasher: Hasher,
+    settings: Mutex<Settings>,
+    /// The limit again, where every write can look at it.
+    max_memory_bytes: AtomicU64,
+    /// The shard that the next eviction begins with.
+    next_evicted: AtomicUsize,
+    turn: BackgroundTurn,
 }
 
 /// When a shard wants [`Keyspace::maintain`] again.
@@ -65,9 +86,20 @@ pub enum NextDue {
 pub struct RoomMade {
     /// Keys evicted.
     pub evicted: u64,
-    /// Whether memory is now within the limit.
-    pub within_limit: bool,
+    /// Whether a command that needs memory may run: the limit is kept, or will be, since evicting
+    /// goes well but took its time for this call.
+    pub may_write: bool,
 }
+
+/// For how long one call of [`Keyspace::make_room`] evicts before it lets the command run.
+const MAKE_ROOM_LIMIT: Duration = Duration::from_micros(500);
+
+/// Keys evicted from one shard before the next one's turn.
+const EVICTED_IN_A_ROW: usize = 8;
+
+/// The latest that a caller of [`Keyspace::maintain`] is told to come back: if the system's clock is
+/// set back, times in its future lose their meaning.
+const DUE_MS_MAX: u64 = 10_000;
 
 impl Keyspace {
     /// An empty keyspace.
@@ -81,10 +113,37 @@ impl Keyspace {
         if !(1..=DATABASES_MAX).contains(&options.databases) {
             return Err(KeyspaceError::Databases(options.databases));
         }
+        let hasher = Hasher::new(options.seed);
+        let placer = Placer::new(hasher, options.shards);
+        let arena = ArenaOptions {
+            region_bytes: options.region_bytes,
+            classes: Classes::Fine,
+            ..ArenaOptions::default()
+        };
+        let gauges: Box<[Arc<Gauges>]> = (0..options.shards)
+            .map(|_| Arc::new(Gauges::new()))
+            .collect();
+        let shards: Option<Vec<Shard>> = gauges
+            .iter()
+            .zip(0u32..)
+            .map(|(gauges, n)| {
+                Shard::new(
+                    &arena,
+                    placer,
+                    options.seed.rotate_left(n),
+                    Arc::clone(gauges),
+                )
+            })
+            .collect();
         Ok(Keyspace {
-            shards: Locks::new((0..options.shards).map(|_| Shard::new(options.databases))),
+            shards: Locks::new(shards.ok_or(KeyspaceError::OutOfMemory)?),
+            gauges,
             databases: options.databases,
-            hasher: Hasher::new(options.seed),
+            hasher,
+            settings: Mutex::new(Settings::default()),
+            max_memory_bytes: AtomicU64::new(0),
+            next_evicted: AtomicUsize::new(0),
+            turn: BackgroundTurn::default(),
         })
     }
 
@@ -153,64 +212,192 @@ impl Keyspace {
     /// Brings the places where `hashes` live in database `db` into the CPU's caches. Locks each
     /// shard concerned once, one after another. A hint: results do not depend on it.
     pub fn prefetch(&self, db: usize, hashes: &[KeyHash]) {
-        let _ = (db, hashes);
+        for batch in hashes.chunks(PREFETCH_BATCH) {
+            let mut set = ShardSet::EMPTY;
+            let mut places = [Position {
+                shard: 0,
+                prefix: 0,
+            }; PREFETCH_BATCH];
+            for (place, hash) in places.iter_mut().zip(batch) {
+                *place = Position::of(*hash, self.shards.len());
+                set = set.union(ShardSet::one(place.shard));
+            }
+            let places = &places[..batch.len()];
+            for index in set.iter() {
+                let mut held = self.shards.lock(ShardSet::one(index));
+                let mut view = held.view();
+                let shard = view.get(index);
+                for place in places.iter().filter(|place| place.shard == index) {
+                    shard.prefetch_buckets(db, place.prefix);
+                }
+                for place in places.iter().filter(|place| place.shard == index) {
+                    shard.prefetch_entries(db, place.prefix);
+                }
+            }
+        }
     }
 
     /// Puts new settings in force, shard by shard. Locks.
     pub fn configure(&self, settings: &Settings) {
-        for shard in self.all_shards().iter() {
-            self.shards
-                .lock(ShardSet::one(shard))
-                .view()
-                .get(shard)
-                .settings = *settings;
+        *self.settings.lock() = *settings;
+        // Relaxed: the limit is a figure of its own.
+        self.max_memory_bytes
+            .store(settings.max_memory_bytes, Ordering::Relaxed);
+        for index in self.all_shards().iter() {
+            self.with_shard(index, |shard| shard.configure(settings));
+            // Whatever was switched on may have something to do.
+            self.gauges[index].set_due_ms(0);
         }
     }
 
-    /// Evicts keys until the memory in use, `other_bytes` (what the process uses outside of the
-    /// keyspace) included, is within the limit, or no key may be evicted. To be called before a
-    /// command that may need memory. Free of cost while there is no limit. Locks.
+    /// The settings in force.
+    pub fn settings(&self) -> Settings {
+        *self.settings.lock()
+    }
+
+    fn with_shard<R>(&self, index: usize, act: impl FnOnce(&mut Shard) -> R) -> R {
+        act(self.shards.lock(ShardSet::one(index)).view().get(index))
+    }
+
+    /// Bytes of entries and tables in use, to within a page for each shard. Takes no lock.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.gauges.iter().map(|gauges| gauges.used_bytes()).sum()
+    }
+
+    /// Bytes that the shards' arenas hold, as of their last growth or maintenance. Takes no lock.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        self.gauges
+            .iter()
+            .map(|gauges| gauges.resident_bytes())
+            .sum()
+    }
+
+    fn measured_bytes(&self, measure: MemoryMeasure) -> u64 {
+        match measure {
+            MemoryMeasure::Used => self.used_bytes(),
+            MemoryMeasure::Resident => self.resident_bytes(),
+        }
+    }
+
+    /// Makes room for a command that may need memory: if the memory in use, `other_bytes` (what the
+    /// process uses outside of the keyspace) included, is over the limit, free pages are given back
+    /// and slabs compacted, where resident bytes are limited, and then keys are evicted. Works for
+    /// about half a millisecond. Costs next to nothing while there is no limit. Locks.
     pub fn make_room(&self, now_ms: u64, other_bytes: u64) -> RoomMade {
-        let _ = now_ms;
-        let settings = self.shards.lock(ShardSet::one(0)).view().get(0).settings;
-        let used = self.lock_all().statistics().memory.used_bytes() + other_bytes;
+        let limit = self.max_memory_bytes.load(Ordering::Relaxed);
+        if limit == 0 {
+            return RoomMade {
+                evicted: 0,
+                may_write: true,
+            };
+        }
+        let measure = self.settings.lock().memory_measure;
+        let is_over = || self.measured_bytes(measure) + other_bytes > limit;
+        let stopwatch = Stopwatch::with_limit(MAKE_ROOM_LIMIT);
+        let (mut evicted, mut fruitless) = (0, 0);
+        while is_over() {
+            if fruitless >= self.shards() {
+                return RoomMade {
+                    evicted,
+                    may_write: false,
+                };
+            }
+            let index = self.next_evicted.fetch_add(1, Ordering::Relaxed) % self.shards();
+            let got = self.with_shard(index, |shard| {
+                if measure == MemoryMeasure::Resident {
+                    compaction::slice(shard, &stopwatch);
+                    shard.purge();
+                    shard.tell_resident();
+                }
+                let mut got = 0;
+                while got < EVICTED_IN_A_ROW
+                    && is_over()
+                    && eviction::evict_one(shard, now_ms).is_some()
+                {
+                    got += 1;
+                }
+                shard.tell_used();
+                got as u64
+            });
+            evicted += got;
+            fruitless = if got == 0 { fruitless + 1 } else { 0 };
+            if evicted > 0 && stopwatch.is_over() {
+                break;
+            }
+        }
         RoomMade {
-            evicted: 0,
-            within_limit: settings.max_memory_bytes == 0 || used <= settings.max_memory_bytes,
+            evicted,
+            may_write: true,
         }
     }
 
-    /// The work that a shard needs from time to time, for at most `budget`: expiry, upkeep of idle
-    /// times, compaction, giving free pages back, shrinking of tables. Locks the shard for slices
-    /// of at most half a millisecond; does nothing if it is busy. Returns when to call again.
+    /// The work that a shard needs from time to time, for at most `budget` and half a millisecond:
+    /// expiry, freeing of what was cleared, compaction, giving pages back. Returns when to call
+    /// again. Any thread may call it for any shard, as often as it likes: while nothing is due it
+    /// costs one load and takes no lock, and a busy shard is left alone. Locks.
     pub fn maintain(&self, shard: usize, now_ms: u64, budget: Duration) -> NextDue {
-        let stopwatch = Stopwatch::with_limit(budget);
+        let gauges = &self.gauges[shard];
+        let due_ms = gauges.due_ms();
+        if due_ms == NEVER_MS {
+            return NextDue::Idle;
+        }
+        if due_ms > now_ms && due_ms - now_ms <= DUE_MS_MAX {
+            return NextDue::After(Duration::from_millis(due_ms - now_ms));
+        }
         let Some(mut held) = self.shards.try_lock(shard) else {
             return NextDue::After(Duration::from_millis(1));
         };
-        let mut view = held.view();
-        let shard = view.get(shard);
-        if !shard.settings.active_expiry {
-            return NextDue::Idle;
-        }
-        while shard.expire_due(now_ms, 64) {
-            if stopwatch.is_over() {
-                return NextDue::After(Duration::from_millis(10));
+        let next_ms = maintenance::run(held.view().get(shard), now_ms, budget, &self.turn);
+        match next_ms {
+            None => {
+                gauges.set_due_ms(NEVER_MS);
+                NextDue::Idle
+            }
+            Some(at_ms) => {
+                let at_ms = at_ms.clamp(now_ms + 1, now_ms + DUE_MS_MAX);
+                gauges.set_due_ms(at_ms);
+                NextDue::After(Duration::from_millis(at_ms - now_ms))
             }
         }
-        NextDue::After(Duration::from_millis(100))
     }
 
-    /// Compacts all shards as far as it goes, one after another, in slices, and returns what was
-    /// done (MEMORY COMPACT). Locks.
+    /// Compacts all shards as far as it goes, one after another, in slices of half a millisecond
+    /// between which others may use the shard, gives the pages back, and returns what was done
+    /// (MEMORY COMPACT). Locks.
     pub fn compact(&self) -> CompactionLedger {
-        CompactionLedger::default()
+        let mut sum = CompactionLedger::default();
+        for index in self.all_shards().iter() {
+            let mut end = SliceEnd::TimeOver;
+            while end == SliceEnd::TimeOver {
+                let done = self.with_shard(index, |shard| {
+                    let before = *shard.ledger();
+                    end = compaction::slice(
+                        shard,
+                        &Stopwatch::with_limit(Duration::from_nanos(SLICE_NS_MAX)),
+                    );
+                    shard.purge();
+                    shard.tell_resident();
+                    shard.ledger().since(&before)
+                });
+                sum += done;
+            }
+        }
+        sum
     }
 
     /// Gives all free pages back to the operating system (MEMORY PURGE) and returns their bytes.
     /// Locks.
     pub fn purge(&self) -> u64 {
-        0
+        let purge = |index| {
+            self.with_shard(index, |shard| {
+                let bytes = shard.purge() as u64;
+                shard.tell_resident();
+                bytes
+            })
+        };
+        self.all_shards().iter().map(purge).sum()
     }
 }
 
@@ -241,6 +428,7 @@ impl Locked<'_> {
         Db {
             shards: self.held.view(),
             index,
+            databases: self.databases,
             now_ms,
         }
     }
@@ -249,6 +437,14 @@ impl Locked<'_> {
     pub fn clear_all(&mut self) {
         for db in 0..self.databases {
             self.db(db, 0).clear();
+        }
+    }
+
+    /// The same; the keys are gone at once, and their memory is given back by and by (FLUSHALL
+    /// ASYNC).
+    pub fn clear_all_in_background(&mut self) {
+        for db in 0..self.databases {
+            self.db(db, 0).clear_in_background();
         }
     }
 
@@ -278,12 +474,67 @@ impl Locked<'_> {
         sum
     }
 
+    /// What compacting the locked shards would bring and cost. Takes time in proportion to the slabs
+    /// that would be released.
+    pub fn predict_compaction(&mut self) -> Prediction {
+        let mut sum = Prediction::default();
+        let mut view = self.held.view();
+        for shard in view.set().iter() {
+            sum.add(&compaction::predict(view.get(shard)));
+        }
+        sum
+    }
+
+    /// The arena of each locked shard, in ascending order of shards.
+    pub fn arenas(&mut self) -> Vec<ArenaStats> {
+        let mut view = self.held.view();
+        view.set()
+            .iter()
+            .map(|shard| view.get(shard).memory().stats())
+            .collect()
+    }
+
+    /// The size classes in use, summed over the locked shards, by ascending size.
+    pub fn size_classes(&mut self) -> Vec<ClassStats> {
+        let mut sums: Vec<ClassStats> = Vec::new();
+        let mut view = self.held.view();
+        for shard in view.set().iter() {
+            for class in view.get(shard).memory().arena().class_stats() {
+                match sums.binary_search_by_key(&class.slot_bytes, |sum| sum.slot_bytes) {
+                    Err(at) => sums.insert(at, class),
+                    Ok(at) => {
+                        let sum = &mut sums[at];
+                        sum.slabs += class.slabs;
+                        sum.live += class.live;
+                        sum.free += class.free;
+                        for (sum, slabs) in sum.by_occupancy.iter_mut().zip(class.by_occupancy) {
+                            *sum += slabs;
+                        }
+                    }
+                }
+            }
+        }
+        sums
+    }
+
     /// Sets the [`Counters`](crate::statistics::Counters) and the ledger of the locked shards to 0
     /// (CONFIG RESETSTAT).
     pub fn reset_statistics(&mut self) {
         let mut view = self.held.view();
         for shard in view.set().iter() {
-            view.get(shard).counters = Default::default();
+            view.get(shard).reset_statistics();
+        }
+    }
+
+    /// Checks everything in the locked shards: tables, segments, entries, sums. Takes time in
+    /// proportion to their size; for tests and fuzzers.
+    ///
+    /// # Panics
+    /// If anything is wrong.
+    pub fn check(&mut self) {
+        let mut view = self.held.view();
+        for shard in view.set().iter() {
+            view.get(shard).check();
         }
     }
 }

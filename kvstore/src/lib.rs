@@ -28,23 +28,42 @@
 //! | shard | `shard` |
 //! | faces | `db`, then `keyspace` |
 
+mod access;
+mod bucket;
 pub mod clock;
+mod compaction;
 mod db;
+mod entry;
 mod error;
+mod eviction;
+mod expiry;
+mod gauges;
+mod geometry;
 mod key;
 mod keyspace;
 mod lock;
+mod maintenance;
+mod memory;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod model;
+mod pacing;
+mod segment;
 pub mod settings;
 mod shard;
 pub mod statistics;
+mod table;
 pub mod value;
 mod watch;
 
-pub use db::{Db, NewExpiry, Touch, Usage};
+pub use db::Db;
 pub use error::{DATABASES_MAX, KeyspaceError, OutOfMemory, UpdateError};
 pub use key::{Key, KeyHash, SHARDS_MAX, STRING_BYTES_MAX, ScanCursor, ShardSet};
 pub use keyspace::{Keyspace, KeyspaceOptions, Locked, NextDue, RoomMade};
 pub use settings::{CompactionSettings, EvictionPolicy, MemoryMeasure, Settings};
+pub use shard::{NewExpiry, Touch, Usage};
 pub use value::string::{Decimal, StringRef, parse_integer};
 pub use value::{Encoding, NewValue, ValueRef, ValueType};
 pub use watch::WatchFlag;
+
+pub use slab_allocator::{ArenaStats, ClassStats, Prediction};

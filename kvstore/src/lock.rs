@@ -144,6 +144,27 @@ impl<T> HeldView<'_, T> {
         // exclusively, and `&mut self` keeps a second reference from being made meanwhile.
         unsafe { &mut *self.slots[index].value.get() }
     }
+
+    /// Two different shards at once.
+    ///
+    /// # Panics
+    /// If a lock is not held, or both are the same.
+    pub(crate) fn pair(&mut self, first: usize, second: usize) -> (&mut T, &mut T) {
+        assert!(first != second, "shard {first} is asked for twice");
+        for index in [first, second] {
+            assert!(
+                self.set.contains(index),
+                "shard {index} is used without its lock"
+            );
+        }
+        // SAFETY: as in `get`; the two indices differ, so the references do not overlap.
+        unsafe {
+            (
+                &mut *self.slots[first].value.get(),
+                &mut *self.slots[second].value.get(),
+            )
+        }
+    }
 }
 
 #[cfg(test)]

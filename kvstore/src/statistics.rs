@@ -82,6 +82,31 @@ pub struct CompactionLedger {
     pub skipped_while_deleting: u64,
     /// Times that work ended because no slab's survivors fit into fuller ones.
     pub skipped_no_victim: u64,
+    /// Slabs that were chosen but not emptied, since the room for their objects was taken meanwhile.
+    pub skipped_no_room: u64,
+    /// Bytes of free pages given back to the system.
+    pub purged_bytes: u64,
+}
+
+impl CompactionLedger {
+    /// What was added since `before`. The longest slice is that of all time.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        CompactionLedger {
+            victims: self.victims - before.victims,
+            victims_released: self.victims_released - before.victims_released,
+            moved_objects: self.moved_objects - before.moved_objects,
+            moved_bytes: self.moved_bytes - before.moved_bytes,
+            freed_pages: self.freed_pages - before.freed_pages,
+            slices: self.slices - before.slices,
+            time_ns: self.time_ns - before.time_ns,
+            longest_slice_ns: self.longest_slice_ns,
+            skipped_below_target: self.skipped_below_target - before.skipped_below_target,
+            skipped_while_deleting: self.skipped_while_deleting - before.skipped_while_deleting,
+            skipped_no_victim: self.skipped_no_victim - before.skipped_no_victim,
+            skipped_no_room: self.skipped_no_room - before.skipped_no_room,
+            purged_bytes: self.purged_bytes - before.purged_bytes,
+        }
+    }
 }
 
 impl AddAssign for CompactionLedger {
@@ -97,6 +122,8 @@ impl AddAssign for CompactionLedger {
         self.skipped_below_target += other.skipped_below_target;
         self.skipped_while_deleting += other.skipped_while_deleting;
         self.skipped_no_victim += other.skipped_no_victim;
+        self.skipped_no_room += other.skipped_no_room;
+        self.purged_bytes += other.purged_bytes;
     }
 }
 
@@ -129,6 +156,8 @@ pub struct Statistics {
     pub keys: u64,
     /// Keys with an expiry in all databases.
     pub volatile_keys: u64,
+    /// Keys that were cleared in the background and whose memory is still to be freed.
+    pub pending_keys: u64,
     /// Counters.
     pub counters: Counters,
     /// Where the memory is.
@@ -141,6 +170,7 @@ impl AddAssign for Statistics {
     fn add_assign(&mut self, other: Self) {
         self.keys += other.keys;
         self.volatile_keys += other.volatile_keys;
+        self.pending_keys += other.pending_keys;
         self.counters += other.counters;
         self.memory += other.memory;
         self.compaction += other.compaction;

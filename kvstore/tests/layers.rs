@@ -6,13 +6,18 @@ use std::path::Path;
 /// Modules from the lowest row to the highest. A module may import from any row above its own line
 /// here, and from its own folder.
 const ROWS: &[&[&str]] = &[
-    &["clock", "key", "settings", "statistics"],
-    &["error", "lock"],
-    &["value"],
-    &["watch"],
+    &["clock", "key", "settings", "statistics", "access", "gauges"],
+    &["error", "lock", "geometry", "pacing"],
+    &["memory", "value", "watch"],
+    &["entry"],
+    &["bucket"],
+    &["segment"],
+    &["table"],
     &["shard"],
-    &["db"],
+    &["compaction", "expiry", "eviction"],
+    &["maintenance", "db"],
     &["keyspace"],
+    &["model"],
 ];
 
 fn row_of(module: &str) -> usize {

@@ -1,0 +1,181 @@
+//! Compaction: the objects of sparse slabs move into fuller ones, and the pages go back.
+//!
+//! The arena chooses the slab that costs least to empty, over all size classes, and the slots to
+//! move into: only in resident slabs that are at least as full, never in fresh ones, so that moving
+//! terminates and never goes to and fro. Here its live objects are moved, in batches whose objects,
+//! buckets and targets are asked for ahead of time, and the one reference to each is patched.
+//!
+//! It runs under the shard's lock between commands, in slices of at most half a millisecond; when,
+//! and for how long, [`pacing`](crate::pacing) says.
+
+use std::time::Duration;
+
+use slab_allocator::{Prediction, VictimPolicy};
+
+use crate::clock::Stopwatch;
+use crate::pacing::{Background, cpu_percent};
+use crate::shard::{Moving, Relocation, Shard, Stays};
+
+/// Objects moved between two looks at the clock, some 4 us.
+const BATCH: usize = 32;
+
+/// Bytes moved between two looks at the clock.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// How a slice ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SliceEnd {
+    /// Its time was over.
+    TimeOver,
+    /// No slab is left whose objects fit into fuller ones.
+    NoVictim,
+}
+
+/// After a write: if the arena has grown while its slabs are sparse, moves for as long as the bytes
+/// written have earned.
+#[inline]
+pub(crate) fn after_write(shard: &mut Shard) {
+    let waste = shard.memory().waste();
+    if shard.pacing().has_grown(&waste) {
+        after_growth(shard);
+    }
+}
+
+#[cold]
+fn after_growth(shard: &mut Shard) {
+    let settings = shard.settings().compaction;
+    let waste = shard.memory().waste();
+    let budget_ns = shard.pacing().after_growth(&waste, &settings);
+    if budget_ns == 0 {
+        shard.ledger().skipped_below_target += 1;
+    } else {
+        let stopwatch = Stopwatch::with_limit(Duration::from_nanos(budget_ns));
+        slice(shard, &stopwatch);
+        shard.pacing().spent(stopwatch.elapsed().as_nanos() as u64);
+    }
+    shard.tell_resident();
+}
+
+/// What background compaction wants at `now_ms`.
+pub(crate) fn background(shard: &mut Shard, now_ms: u64) -> Background {
+    let settings = shard.settings().compaction;
+    let waste = shard.memory().waste();
+    let wants = shard.pacing().background(&waste, now_ms, &settings);
+    if matches!(wants, Background::Wait(_)) {
+        shard.ledger().skipped_while_deleting += 1;
+    }
+    wants
+}
+
+/// The share of a core, in percent, that background compaction of this shard may take.
+pub(crate) fn background_percent(shard: &Shard) -> u32 {
+    cpu_percent(&shard.memory().waste(), &shard.settings().compaction)
+}
+
+/// What emptying all sparse slabs would bring and cost.
+pub(crate) fn predict(shard: &Shard) -> Prediction {
+    shard.memory().arena().predict()
+}
+
+/// Moves objects until the stopwatch is over or nothing is left to gain.
+pub(crate) fn slice(shard: &mut Shard, stopwatch: &Stopwatch) -> SliceEnd {
+    let started = Stopwatch::unlimited();
+    let end = loop {
+        if shard.relocation().is_none() && !choose_victim(shard) {
+            shard.ledger().skipped_no_victim += 1;
+            shard.pacing().exhausted();
+            break SliceEnd::NoVictim;
+        }
+        move_batch(shard);
+        if stopwatch.is_over() {
+            break SliceEnd::TimeOver;
+        }
+    };
+    let ns = started.elapsed().as_nanos() as u64;
+    let ledger = shard.ledger();
+    ledger.slices += 1;
+    ledger.time_ns += ns;
+    ledger.longest_slice_ns = ledger.longest_slice_ns.max(ns);
+    end
+}
+
+fn choose_victim(shard: &mut Shard) -> bool {
+    let Some(victim) = shard
+        .memory_mut()
+        .arena_mut()
+        .next_victim(&VictimPolicy::default())
+    else {
+        return false;
+    };
+    shard.ledger().victims += 1;
+    *shard.relocation_mut() = Some(Relocation {
+        victim,
+        next_slot: 0,
+    });
+    true
+}
+
+/// Moves the next objects of the victim, and takes leave of it when it is empty or stuck.
+fn move_batch(shard: &mut Shard) {
+    let mut objects = [None; BATCH];
+    let mut count = 0;
+    let mut done = false;
+    if let Some(relocation) = shard.relocation() {
+        let (arena, mut slot) = (shard.memory().arena(), relocation.next_slot);
+        let most = (BATCH_BYTES / relocation.victim.slot_bytes()).clamp(1, BATCH);
+        while count < most {
+            let Some(live) = arena.live_from(&relocation.victim, slot) else {
+                done = true;
+                break;
+            };
+            shard.memory().prefetch_address(live.object);
+            objects[count] = Some(live);
+            count += 1;
+            slot = live.slot + 1;
+        }
+    }
+    let mut moving: [Option<Moving>; BATCH] = [None; BATCH];
+    for (target, live) in moving.iter_mut().zip(objects.iter().flatten()) {
+        // SAFETY: the arena says that the object is live.
+        *target = Some(unsafe { shard.prepare_move(live.object) });
+    }
+    let (mut moved, mut bytes, mut stuck) = (0, 0, None);
+    for (moving, live) in moving.iter().flatten().zip(objects.iter().flatten()) {
+        // SAFETY: the object was live when it was prepared, and since then only others moved.
+        match unsafe { shard.move_out(*moving) } {
+            Ok(slot_bytes) => {
+                moved += 1;
+                bytes += slot_bytes;
+            }
+            Err(reason) => {
+                debug_assert_eq!(reason, Stays::NoRoom, "an object that nobody refers to");
+                stuck = Some(reason);
+                break;
+            }
+        }
+        if let Some(relocation) = shard.relocation_mut() {
+            relocation.next_slot = live.slot + 1;
+        }
+    }
+    let ledger = shard.ledger();
+    ledger.moved_objects += moved;
+    ledger.moved_bytes += bytes as u64;
+    if done || stuck.is_some() {
+        finish(shard);
+    }
+}
+
+/// Gives the victim back to the arena: its pages, if it is empty.
+pub(crate) fn finish(shard: &mut Shard) {
+    let Some(relocation) = shard.relocation_mut().take() else {
+        return;
+    };
+    let pages = shard.memory_mut().arena_mut().finish(relocation.victim);
+    let ledger = shard.ledger();
+    if pages > 0 {
+        ledger.victims_released += 1;
+        ledger.freed_pages += u64::from(pages);
+    } else {
+        ledger.skipped_no_room += 1;
+    }
+}

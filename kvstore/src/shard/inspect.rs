@@ -1,0 +1,290 @@
+//! Questions about keys and about the shard as a whole.
+
+use std::collections::HashSet;
+
+use crate::access::{COUNTER_INITIAL, Coding, idle_seconds};
+use crate::entry::Entry;
+use crate::memory::Ref;
+use crate::shard::{At, Shard, Sizes, next_random};
+use crate::statistics::{CompactionLedger, Counters, DbStatistics, MemoryBreakdown, Statistics};
+use crate::table::Table;
+use crate::value::string::{EMBEDDED_BYTES_MAX, StringRef};
+use crate::value::{Encoding, ValueRef};
+
+/// How often a random place is tried before an orderly search for any key at all.
+const RANDOM_TRIES: usize = 32;
+
+/// Where the memory of one key is, for MEMORY USAGE and DEBUG OBJECT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of the key.
+    pub key_bytes: usize,
+    /// Bytes of the value as stored: an integer takes 1, 2, 4 or 8.
+    pub value_bytes: usize,
+    /// Bytes of flags, lengths and expiry.
+    pub header_bytes: usize,
+    /// Bytes of the slot or the page run that holds key, value and header.
+    pub slot_bytes: usize,
+    /// The key's share of the table.
+    pub table_bytes: usize,
+}
+
+impl Usage {
+    /// All of it: the slot and the share of the table.
+    #[must_use]
+    pub fn total_bytes(&self) -> usize {
+        self.slot_bytes + self.table_bytes
+    }
+}
+
+impl Shard {
+    /// When a key expires: `None` if it is not there, `Some(None)` if never.
+    pub(crate) fn expiry(&mut self, at: &At<'_>) -> Option<Option<u64>> {
+        let place = self.live(at)?;
+        // SAFETY: a place is that of a live entry.
+        Some(
+            unsafe { Entry::read(&self.memory, place.entry) }
+                .header()
+                .expiry_ms(),
+        )
+    }
+
+    /// Seconds since the last use of a key; `None` if it is not there or uses are counted instead.
+    pub(crate) fn idle_seconds(&mut self, at: &At<'_>) -> Option<u32> {
+        let place = self.live(at)?;
+        let clock = self.clock(at.now_ms);
+        if clock.coding != Coding::LastUse {
+            return None;
+        }
+        // Bytes in the other coding begin anew with their segment's next use.
+        let known = self.tables[at.db].access(&self.memory, &place, clock.coding);
+        Some(known.map_or(0, |(byte, base_s)| idle_seconds(byte, base_s, clock.now_s)))
+    }
+
+    /// The use counter of a key; `None` if it is not there or idle times are kept instead.
+    pub(crate) fn frequency(&mut self, at: &At<'_>) -> Option<u8> {
+        let place = self.live(at)?;
+        let clock = self.clock(at.now_ms);
+        if clock.coding == Coding::LastUse {
+            return None;
+        }
+        let known = self.tables[at.db].access(&self.memory, &place, clock.coding);
+        Some(known.map_or(COUNTER_INITIAL, |(byte, base_s)| {
+            (u32::from(u8::MAX) - clock.coding.rank(byte, base_s, clock.now_s)) as u8
+        }))
+    }
+
+    /// How the value of a key is stored.
+    pub(crate) fn encoding(&mut self, at: &At<'_>) -> Option<Encoding> {
+        let place = self.live(at)?;
+        // SAFETY: a place is that of a live entry.
+        let entry = unsafe { Entry::read(&self.memory, place.entry) };
+        Some(match entry.string() {
+            StringRef::Int(_) => Encoding::Int,
+            StringRef::Bytes(bytes)
+                if bytes.len() <= EMBEDDED_BYTES_MAX && !entry.header().is_changed() =>
+            {
+                Encoding::EmbeddedString
+            }
+            StringRef::Bytes(_) => Encoding::RawString,
+        })
+    }
+
+    /// Where the memory of a key is.
+    pub(crate) fn usage(&mut self, at: &At<'_>) -> Option<Usage> {
+        let place = self.live(at)?;
+        // SAFETY: a place is that of a live entry.
+        let header = *unsafe { Entry::read(&self.memory, place.entry) }.header();
+        let table = &self.tables[at.db];
+        Some(Usage {
+            key_bytes: header.key_bytes(),
+            value_bytes: header.value_bytes(),
+            header_bytes: header.header_bytes(),
+            slot_bytes: self.memory.usable_bytes(header.entry_bytes()),
+            table_bytes: (table.segment_bytes() + table.directory_bytes())
+                .div_ceil(table.len().max(1)),
+        })
+    }
+
+    /// Visits entries from `from48` on, home by home, until `count` were looked at. Returns how many
+    /// that were, and where to go on, `None` at the end of the shard. Entries whose time has come
+    /// are removed, not visited.
+    pub(crate) fn scan(
+        &mut self,
+        db: usize,
+        from48: u64,
+        count: usize,
+        now_ms: u64,
+        visit: &mut dyn FnMut(&[u8], ValueRef<'_>),
+    ) -> (usize, Option<u64>) {
+        let (mut looked_at, mut next) = (0, Some(from48));
+        let mut due: Vec<Box<[u8]>> = Vec::new();
+        while let Some(at) = next.filter(|_| looked_at < count) {
+            let Some(table) = self.tables.get(db) else {
+                return (looked_at, None);
+            };
+            next = table.scan_home(&self.memory, &self.placer, at, |reference| {
+                looked_at += 1;
+                // SAFETY: a table visits live entries, and nothing changes meanwhile.
+                let entry = unsafe { Entry::read(&self.memory, reference) };
+                if entry.is_due(now_ms) {
+                    due.push(entry.key().into());
+                } else {
+                    visit(entry.key(), ValueRef::String(entry.string()));
+                }
+            });
+            for key in due.drain(..) {
+                // The lookup removes it.
+                self.live(&At {
+                    db,
+                    prefix: self.placer.prefix(&key),
+                    key: &key,
+                    now_ms,
+                });
+            }
+        }
+        (looked_at, next)
+    }
+
+    /// A key picked at random; `None` if there is none whose time has not come.
+    pub(crate) fn random_key(&mut self, db: usize, now_ms: u64) -> Option<&[u8]> {
+        let mut found: Vec<Ref> = Vec::new();
+        for attempt in 0.. {
+            let table = self.tables.get(db).filter(|table| table.len() > 0)?;
+            let mut next = Some(next_random(&mut self.random) >> 16);
+            // A table that is nearly empty is searched in order instead.
+            let homes = if attempt < RANDOM_TRIES {
+                1
+            } else {
+                usize::MAX
+            };
+            if homes > 1 {
+                next = Some(0);
+            }
+            for _ in 0..homes {
+                let Some(at) = next.filter(|_| found.is_empty()) else {
+                    break;
+                };
+                next = table.scan_home(&self.memory, &self.placer, at, |entry| found.push(entry));
+            }
+            if found.is_empty() {
+                continue;
+            }
+            let chosen = found[(next_random(&mut self.random) >> 32) as usize % found.len()];
+            // SAFETY: a table visits live entries.
+            let entry = unsafe { Entry::read(&self.memory, chosen) };
+            if !entry.is_due(now_ms) {
+                // SAFETY: nothing has changed since, and the shard is borrowed as long as the key.
+                return Some(unsafe { Entry::read(&self.memory, chosen) }.key());
+            }
+            let key: Box<[u8]> = entry.key().into();
+            // The lookup removes it.
+            self.live(&At {
+                db,
+                prefix: self.placer.prefix(&key),
+                key: &key,
+                now_ms,
+            });
+            found.clear();
+        }
+        None
+    }
+
+    /// Keys of a database.
+    pub(crate) fn len(&self, db: usize) -> usize {
+        self.tables.get(db).map_or(0, Table::len)
+    }
+
+    /// Figures of a database. The mean time left is taken from a sample of entries.
+    pub(crate) fn db_statistics(&mut self, db: usize, now_ms: u64) -> DbStatistics {
+        let Some(table) = self.tables.get(db) else {
+            return DbStatistics::default();
+        };
+        let (mut sum_ms, mut count) = (0u128, 0u64);
+        let mut entries = Vec::new();
+        if table.volatiles() > 0 {
+            let from = next_random(&mut self.random);
+            table.volatiles_of_segment(&self.memory, from, &mut entries);
+        }
+        for entry in entries {
+            // SAFETY: the references in a table are live entries of its memory.
+            if let Some(at_ms) = unsafe { Entry::read(&self.memory, entry) }
+                .header()
+                .expiry_ms()
+            {
+                sum_ms += u128::from(at_ms.saturating_sub(now_ms));
+                count += 1;
+            }
+        }
+        DbStatistics {
+            keys: table.len() as u64,
+            volatile_keys: table.volatiles() as u64,
+            avg_ttl_ms: sum_ms.checked_div(u128::from(count)).unwrap_or(0) as u64,
+        }
+    }
+
+    /// Figures of the shard. Takes time in proportion to the size classes in use.
+    pub(crate) fn statistics(&self) -> Statistics {
+        let sizes = &self.sizes;
+        let arena = self.memory.stats();
+        let directory_bytes: usize = self.tables.iter().map(Table::directory_bytes).sum();
+        Statistics {
+            keys: self.tables.iter().map(|table| table.len() as u64).sum(),
+            volatile_keys: self
+                .tables
+                .iter()
+                .map(|table| table.volatiles() as u64)
+                .sum(),
+            pending_keys: self.pending_entries() as u64,
+            counters: self.counters,
+            memory: MemoryBreakdown {
+                key_bytes: sizes.key_bytes as u64,
+                value_bytes: sizes.value_bytes as u64,
+                header_bytes: sizes.header_bytes as u64,
+                rounding_bytes: (sizes.slot_bytes
+                    - sizes.key_bytes
+                    - sizes.value_bytes
+                    - sizes.header_bytes) as u64,
+                table_bytes: (self.memory.segment_bytes() + directory_bytes) as u64,
+                free_slot_bytes: (arena.free_bytes + arena.tail_bytes - arena.punched_bytes) as u64,
+                dirty_bytes: arena.dirty_bytes as u64,
+                metadata_bytes: arena.metadata_bytes as u64,
+            },
+            compaction: self.ledger,
+        }
+    }
+
+    pub(crate) fn reset_statistics(&mut self) {
+        self.counters = Counters::default();
+        self.ledger = CompactionLedger::default();
+    }
+
+    /// Checks everything: tables, entries, sums, and that the arena holds exactly what the tables
+    /// refer to.
+    ///
+    /// # Panics
+    /// If anything is wrong.
+    pub(crate) fn check(&self) {
+        let mut seen = HashSet::new();
+        let mut sizes = Sizes::default();
+        for table in &self.tables {
+            table.check(&self.memory, &self.placer, |reference, entry| {
+                assert!(seen.insert(reference), "two slots refer to {reference:?}");
+                sizes.add(
+                    entry.header(),
+                    self.memory.usable_bytes(entry.header().entry_bytes()),
+                );
+            });
+        }
+        if self.drains.is_empty() {
+            assert_eq!(sizes, self.sizes, "the shard's sums");
+        }
+        self.memory.arena().check();
+        let arena = self.memory.stats();
+        assert_eq!(
+            self.used_bytes(),
+            arena.live_bytes + arena.large_bytes,
+            "what the arena holds"
+        );
+    }
+}
