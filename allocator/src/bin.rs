@@ -64,6 +64,10 @@ pub(crate) struct Bin {
     lengths: [u32; LISTS],
     /// Slabs in all.
     pub(crate) slabs: u32,
+    /// The value of `free` when dead pages were last searched for.
+    pub(crate) searched_free: u32,
+    /// The last search for dead pages has left slabs for the next one.
+    pub(crate) search_again: bool,
 }
 
 // SAFETY: the struct consists of integers.
@@ -87,6 +91,9 @@ pub(crate) enum Refill {
 pub(crate) enum Relocation {
     /// A slot of a fitting slab is at hand.
     Ready,
+    /// The address of a slot on a resident page of a fitting slab that has
+    /// punched ones.
+    Slot(usize),
     /// The current slab does not fit: it must be retired first.
     CurrentUnfit,
     /// No slab fits.
@@ -124,6 +131,11 @@ impl Bin {
     /// Slabs on a list.
     pub(crate) fn length(&self, list: usize) -> u32 {
         self.lengths[list]
+    }
+
+    /// The first slab of a list.
+    pub(crate) fn head(&self, list: usize) -> SlabId {
+        self.lists[list]
     }
 
     /// A bit for every list that has a slab.
@@ -331,7 +343,7 @@ impl Bin {
     }
 
     /// Gets a slot at hand in a slab for which `fit` says yes, given the number
-    /// of its live slots, and which has no punched page; the fullest first.
+    /// of its live slots; the fullest first, those with punched pages last.
     ///
     /// # Safety
     /// As [`Bin::refill`].
@@ -377,6 +389,21 @@ impl Bin {
             self.take_word(&mut slab, class, base);
             return Relocation::Ready;
         }
+        // SAFETY: passed on to the caller.
+        for (_, mut slab) in unsafe { self.iter(records, PUNCHED) }.take(CANDIDATES) {
+            if !fit(u32::from(class.slots - slab.record().free)) {
+                continue;
+            }
+            let found = slab.free_resident(class).next();
+            if let Some((word, bits)) = found {
+                // One slot only: the rest stays last in the order.
+                slab.take(word, bits & bits.wrapping_neg());
+                self.free -= 1;
+                let slot = word << 6 | bits.trailing_zeros();
+                let offset = slab.byte_offset() + (slot * class.size) as usize;
+                return Relocation::Slot(base + offset);
+            }
+        }
         Relocation::NoRoom
     }
 
@@ -417,7 +444,7 @@ impl Bin {
         &self,
         records: Records,
         list: usize,
-    ) -> impl Iterator<Item = (SlabId, Slab)> {
+    ) -> impl Iterator<Item = (SlabId, Slab)> + use<> {
         let mut id = self.lists[list];
         core::iter::from_fn(move || {
             if id.is_none() {

@@ -224,6 +224,19 @@ unsafe fn has_room(
             return true;
         }
     }
+    // SAFETY: passed on to the caller.
+    for (id, slab) in unsafe { bin.iter(records, PUNCHED) }.take(left) {
+        let free = u32::from(slab.record().free);
+        if id != victim && u32::from(shape.slots) - free >= live {
+            room += slab
+                .free_resident(shape)
+                .map(|(_, bits)| bits.count_ones())
+                .sum::<u32>();
+        }
+        if room >= live {
+            return true;
+        }
+    }
     false
 }
 

@@ -21,7 +21,7 @@
 //! words     fatal sync units size_class options
 //! system    os
 //! pages     metadata bit_sets buddy decay page_map chunk page_heap record_pool
-//! objects   slab bin hand large evacuation remote_free
+//! objects   slab bin hand punch large evacuation remote_free
 //! arenas    stats local_arena arena model
 //! threads   thread_cache thread
 //! engine    heap
@@ -55,6 +55,7 @@ mod os;
 mod page_heap;
 #[allow(dead_code)]
 mod page_map;
+mod punch;
 mod record_pool;
 mod slab;
 

@@ -32,6 +32,7 @@ use crate::metadata::Table;
 use crate::options::ArenaOptions;
 use crate::page_heap::{PageHeap, PageHeapOptions};
 use crate::page_map::{LARGE_BODY, LARGE_HEAD, SPARSE};
+use crate::punch::{self, Search};
 use crate::size_class::{ClassTable, SizeClass};
 use crate::slab::{Records, SlabSource};
 use crate::stats::{ArenaStats, ClassStats, Purged, Waste};
@@ -88,6 +89,10 @@ pub struct LocalArena {
     source: SlabSource,
     hand_table: Table<Hand>,
     bin_table: Table<Bin>,
+    /// When the next search for dead pages is due, and how long they may stay;
+    /// `None` where pages are not punched.
+    punch_due_ms: u64,
+    punch_after_ms: Option<u32>,
     /// Bit c: class c has had a slab, so its bin has memory behind it.
     classes_used: [u64; 3],
 }
@@ -103,6 +108,9 @@ pub struct LiveSlot {
     /// The object.
     pub object: NonNull<u8>,
 }
+
+/// Least time between two searches for dead pages.
+const PUNCH_MS_MIN: u32 = 100;
 
 /// Asks for a cache line that is going to be written.
 #[inline(always)]
@@ -152,6 +160,8 @@ impl LocalArena {
             source,
             hand_table,
             bin_table,
+            punch_due_ms: 0,
+            punch_after_ms: options.punch.then_some(options.decay_ms),
             classes_used: [0; 3],
         })
     }
@@ -715,6 +725,10 @@ impl LocalArena {
                     self.live_bytes += shape.size as usize;
                     return Some(self.object_at((offset >> 3) as u32));
                 }
+                Relocation::Slot(offset) => {
+                    self.live_bytes += shape.size as usize;
+                    return Some(self.object_at((offset >> 3) as u32));
+                }
                 Relocation::CurrentUnfit => self.retire_current(class),
                 Relocation::NoRoom => {
                     bin.stuck = true;
@@ -774,27 +788,75 @@ impl LocalArena {
         }
     }
 
-    /// Gives back the pages that have been free for long enough. To be called
-    /// when the result of the last call says so, and once after frees if that
-    /// named no time.
+    /// Gives back the pages that have been free for long enough, and dead pages
+    /// inside slabs that have been quiet for as long. To be called when the
+    /// result of the last call says so, and once after frees if that named no
+    /// time.
     pub fn purge_due(&mut self, now_ms: u64) -> Purged {
         self.retire_all_current();
-        let (pages, next_due_ms) = self.source.pages.purge_due(now_ms);
+        let (punched, punch_due_ms) = self.punch_due(now_ms);
+        let (purged, purge_due_ms) = self.source.pages.purge_due(now_ms);
         Purged {
-            bytes: pages as usize * PAGE_BYTES + self.source.records.purge(),
-            next_due_ms,
+            bytes: (punched + purged) as usize * PAGE_BYTES + self.source.records.purge(),
+            next_due_ms: match (purge_due_ms, punch_due_ms) {
+                (Some(purge), Some(punch)) => Some(purge.min(punch)),
+                (purge, punch) => purge.or(punch),
+            },
         }
     }
 
-    /// Gives back all free pages at once. Returns the bytes.
+    /// Searches for dead pages if it is time. Returns the pages given back and
+    /// when to search again, `None` while no slab is worth it.
+    fn punch_due(&mut self, now_ms: u64) -> (u32, Option<u64>) {
+        /// Slabs that one search looks at, which bounds the time.
+        const SLABS: u32 = 4096;
+        let Some(after_ms) = self.punch_after_ms else {
+            return (0, None);
+        };
+        let mut pages = 0;
+        if now_ms >= self.punch_due_ms {
+            pages = self.punch(Search::Quiet, SLABS);
+            self.punch_due_ms = now_ms + u64::from(after_ms.max(PUNCH_MS_MIN));
+        }
+        let classes = self.classes_in_use();
+        let bins = &self.bin_table.items()[..classes];
+        let worthwhile = bins
+            .iter()
+            .zip(self.table.classes())
+            .any(|(bin, class)| punch::is_worthwhile(bin, class));
+        (pages, worthwhile.then_some(self.punch_due_ms))
+    }
+
+    fn punch(&mut self, search: Search, slabs_max: u32) -> u32 {
+        let mut budget = slabs_max;
+        let mut pages = 0;
+        for class in 0..self.classes_in_use() {
+            let bin = self.bin(class);
+            let shape = self.table.class(class);
+            let heap = &mut self.source.pages;
+            // SAFETY: the arena is borrowed exclusively, and with it all records.
+            pages += unsafe { punch::punch(bin, shape, self.records, heap, search, &mut budget) };
+        }
+        pages
+    }
+
+    /// Gives back all free pages, and all dead ones inside slabs, at once.
+    /// Returns the bytes.
     pub fn purge_all(&mut self) -> usize {
         self.retire_all_current();
-        self.source.pages.purge(u32::MAX) as usize * PAGE_BYTES + self.source.records.purge()
+        let punched = match self.punch_after_ms {
+            Some(_) => self.punch(Search::All, u32::MAX),
+            None => 0,
+        };
+        let purged = self.source.pages.purge(u32::MAX);
+        (punched + purged) as usize * PAGE_BYTES + self.source.records.purge()
     }
 
     /// Changes the time, in milliseconds, within which free pages are given
     /// back.
     pub fn set_decay_ms(&mut self, decay_ms: u32) {
+        self.punch_after_ms = self.punch_after_ms.map(|_| decay_ms);
+        self.punch_due_ms = 0;
         self.source.pages.set_decay_ms(decay_ms);
     }
 

@@ -40,6 +40,8 @@ pub struct ArenaOptions {
     /// Milliseconds within which free pages go back to the system; 0 gives
     /// them back at the next call of `purge_due`.
     pub decay_ms: u32,
+    /// Whether dead pages inside live slabs are given back, too.
+    pub punch: bool,
 }
 
 impl Default for ArenaOptions {
@@ -48,6 +50,7 @@ impl Default for ArenaOptions {
             region_bytes: 32 << 30,
             classes: Classes::Fine,
             decay_ms: 1000,
+            punch: true,
         }
     }
 }

@@ -4,8 +4,8 @@
 //! The record lies apart from the slots, in a [`RecordPool`]:
 //!
 //! ```text
-//! byte 0      4      8      12     14          16       18      19     20    22       24
-//! | start page | prev | next | free | relist at | punched | class | list | age | sparse | free bitmap | extra
+//! byte 0      4      8      12     14          16       18      19     20       22       24
+//! | start page | prev | next | free | relist at | punched | class | list | looked | sparse | free bitmap | extra
 //! ```
 //!
 //! The bitmap is the truth: a set bit is a free slot, all others are live. So
@@ -42,8 +42,8 @@ pub(crate) struct SlabRecord {
     pub(crate) class: u8,
     /// The list that the slab is on, in the words of its bin.
     pub(crate) list: u8,
-    /// When the slab was last looked through for dead pages.
-    pub(crate) epoch: u16,
+    /// What the last search for dead pages has seen, in the words of `punch`.
+    pub(crate) looked: u16,
     /// The page map says that the slab is sparse.
     pub(crate) sparse: bool,
 }
@@ -115,24 +115,64 @@ impl Slab {
         unsafe { *self.word_at(word) }
     }
 
-    /// Takes the free slots of the first word that has any. Returns the word's
-    /// number and the bits; `None` if no slot is free.
+    /// Takes the free slots of the first word that has any, those on punched
+    /// pages last. Returns the word's number and the bits; `None` if no slot
+    /// is free.
     #[inline]
     pub(crate) fn take_word(&mut self, class: &SizeClass) -> Option<(u32, u64)> {
         if self.record().free == 0 {
             return None;
         }
-        for word in 0..u32::from(class.words) {
+        let words = 0..u32::from(class.words);
+        if self.record().punched != 0 {
+            for word in words.clone() {
+                let bits = self.word(word) & self.resident_slots(word, class);
+                if bits != 0 {
+                    self.take(word, bits);
+                    return Some((word, bits));
+                }
+            }
+        }
+        for word in words {
             let bits = self.word(word);
             if bits != 0 {
-                // SAFETY: as `word_at`.
-                unsafe { *self.word_at(word) = 0 };
-                self.record_mut().free -= bits.count_ones() as u16;
+                self.take(word, bits);
                 return Some((word, bits));
             }
         }
         debug_assert!(false, "free slots without a bit");
         None
+    }
+
+    /// Marks slots of one word as taken, which are free.
+    #[inline]
+    pub(crate) fn take(&mut self, word: u32, bits: u64) {
+        debug_assert_eq!(self.word(word) & bits, bits, "a slot was taken twice");
+        // SAFETY: as `word_at`.
+        unsafe { *self.word_at(word) &= !bits };
+        self.record_mut().free -= bits.count_ones() as u16;
+    }
+
+    /// The slots of one word that lie wholly on pages which are not punched.
+    fn resident_slots(self, word: u32, class: &SizeClass) -> u64 {
+        let punched = u32::from(self.record().punched);
+        let first_slot = word << 6;
+        let slots = (u32::from(class.slots) - first_slot).min(64);
+        let mut resident = 0;
+        for bit in 0..slots {
+            let (first, last) = class.pages_of_slots(first_slot + bit, first_slot + bit);
+            let pages = ((2 << (last - first)) - 1) << first;
+            resident |= u64::from(punched & pages == 0) << bit;
+        }
+        resident
+    }
+
+    /// The free slots that lie wholly on pages which are not punched, word by
+    /// word.
+    pub(crate) fn free_resident(self, class: &SizeClass) -> impl Iterator<Item = (u32, u64)> {
+        (0..u32::from(class.words))
+            .map(move |word| (word, self.word(word) & self.resident_slots(word, class)))
+            .filter(|(_, bits)| *bits != 0)
     }
 
     /// Marks slots of one word as free, which are not.
@@ -279,7 +319,7 @@ impl SlabSource {
                 punched: 0,
                 class: class as u8,
                 list: u8::MAX,
-                epoch: 0,
+                looked: 0,
                 sparse: false,
             });
             let bitmap = record.add(1).cast::<u64>();
