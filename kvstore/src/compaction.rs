@@ -120,11 +120,15 @@ fn move_batch(shard: &mut Shard) {
     let mut objects = [None; BATCH];
     let mut count = 0;
     let mut done = false;
-    if let Some(relocation) = shard.relocation() {
-        let (arena, mut slot) = (shard.memory().arena(), relocation.next_slot);
+    if let Some(relocation) = shard.relocation_mut().take() {
+        let mut slot = relocation.next_slot;
         let most = (BATCH_BYTES / relocation.victim.slot_bytes()).clamp(1, BATCH);
         while count < most {
-            let Some(live) = arena.live_from(&relocation.victim, slot) else {
+            let Some(live) = shard
+                .memory_mut()
+                .arena_mut()
+                .live_from(&relocation.victim, slot)
+            else {
                 done = true;
                 break;
             };
@@ -133,6 +137,7 @@ fn move_batch(shard: &mut Shard) {
             count += 1;
             slot = live.slot + 1;
         }
+        *shard.relocation_mut() = Some(relocation);
     }
     let mut moving: [Option<Moving>; BATCH] = [None; BATCH];
     for (target, live) in moving.iter_mut().zip(objects.iter().flatten()) {

@@ -86,9 +86,9 @@ pub enum NextDue {
 pub struct RoomMade {
     /// Keys evicted.
     pub evicted: u64,
-    /// Whether a command that needs memory may run: the limit is kept, or will be, since evicting
-    /// goes well but took its time for this call.
-    pub may_write: bool,
+    /// Whether a command that needs memory may run: the limit is kept, or is on the way to be, since
+    /// keys could be evicted but not enough in the time of one call.
+    pub within_limit: bool,
 }
 
 /// For how long one call of [`Keyspace::make_room`] evicts before it lets the command run.
@@ -290,7 +290,7 @@ impl Keyspace {
         if limit == 0 {
             return RoomMade {
                 evicted: 0,
-                may_write: true,
+                within_limit: true,
             };
         }
         let measure = self.settings.lock().memory_measure;
@@ -301,7 +301,7 @@ impl Keyspace {
             if fruitless >= self.shards() {
                 return RoomMade {
                     evicted,
-                    may_write: false,
+                    within_limit: false,
                 };
             }
             let index = self.next_evicted.fetch_add(1, Ordering::Relaxed) % self.shards();
@@ -329,7 +329,7 @@ impl Keyspace {
         }
         RoomMade {
             evicted,
-            may_write: true,
+            within_limit: true,
         }
     }
 

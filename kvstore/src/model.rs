@@ -688,9 +688,9 @@ impl Model {
             EvictionPolicy::NoEviction => assert_eq!(made.evicted, 0),
             _ if policy.only_volatile() => {
                 assert_eq!(before.volatile_keys - after.volatile_keys, made.evicted);
-                assert!(made.may_write || after.volatile_keys == 0);
+                assert!(made.within_limit || after.volatile_keys == 0);
             }
-            _ => assert!(made.may_write || after.keys == 0),
+            _ => assert!(made.within_limit || after.keys == 0),
         }
         self.keyspace.configure(&self.settings);
         // Which ones went is not for the model to say.
