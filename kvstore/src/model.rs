@@ -637,8 +637,12 @@ impl Model {
             Op::Compact => {
                 let done = self.keyspace.compact();
                 assert!(done.victims >= done.victims_released);
-                // At once again there is nothing left to do.
-                assert_eq!(self.keyspace.compact().moved_objects, 0);
+                // Moving comes to an end: giving pages back may free a slab more to be chosen, but
+                // the sum of squared occupancies only ever rises.
+                let rounds = (0..20)
+                    .take_while(|_| self.keyspace.compact().moved_objects > 0)
+                    .count();
+                assert!(rounds < 20);
             }
             Op::Purge => {
                 self.keyspace.purge();
