@@ -22,10 +22,10 @@
 //! system    os
 //! pages     metadata bit_sets buddy decay page_map chunk page_heap record_pool
 //! objects   slab bin hand punch large evacuation remote_free
-//! arenas    stats local_arena arena model
+//! arenas    stats local_arena upkeep relocation introspect arena model
 //! threads   thread_cache thread
 //! engine    heap
-//! faces     global_alloc introspect
+//! faces     global_alloc
 //! ```
 
 // The layers that use these stand above them.
@@ -47,6 +47,7 @@ mod chunk;
 mod decay;
 mod evacuation;
 mod hand;
+mod introspect;
 mod large;
 mod metadata;
 #[allow(dead_code)]
@@ -57,7 +58,9 @@ mod page_heap;
 mod page_map;
 mod punch;
 mod record_pool;
+mod relocation;
 mod slab;
+mod upkeep;
 
 pub mod local_arena;
 #[cfg(any(test, fuzzing))]
@@ -69,6 +72,7 @@ pub mod stats;
 pub mod units;
 
 pub use evacuation::{Prediction, Victim, VictimPolicy};
-pub use local_arena::{LiveSlot, LocalArena};
+pub use local_arena::LocalArena;
 pub use options::{ArenaOptions, Classes};
-pub use stats::{ArenaStats, ClassStats, Purged, Waste};
+pub use relocation::LiveSlot;
+pub use stats::{ArenaStats, ClassStats, Extent, ExtentKind, Purged, Waste};

@@ -24,18 +24,15 @@
 //! unsafe { arena.free(object, 100) };
 //! ```
 
-use crate::bin::{Bin, CURRENT, FULL, LISTS, OCCUPANCY_LISTS, Refill, Relocation, TAKEN};
-use crate::evacuation::{self, Prediction, Victim, VictimPolicy};
+use crate::bin::{Bin, LISTS, OCCUPANCY_LISTS, Refill};
 use crate::hand::{HAND_MAX, Hand};
 use crate::large::{self, LargeCounts};
 use crate::metadata::Table;
 use crate::options::ArenaOptions;
 use crate::page_heap::{PageHeap, PageHeapOptions};
 use crate::page_map::{LARGE_BODY, LARGE_HEAD, SPARSE};
-use crate::punch::{self, Search};
 use crate::size_class::{ClassTable, SizeClass};
 use crate::slab::{Records, SlabSource};
-use crate::stats::{ArenaStats, ClassStats, Purged, Waste};
 use crate::units::{CHUNK_BYTES, PAGE_BYTES, PageIndex, PageRun, SlabId, pages_for};
 use core::ptr::{self, NonNull};
 
@@ -51,10 +48,10 @@ const REGION_BYTES_MIN: usize = 64 << 20;
 /// cache where the heap is large. A batch does these loads for all of its
 /// objects side by side.
 #[derive(Debug)]
-struct Pending {
+pub(crate) struct Pending {
     references: [u32; PENDING_MAX],
     classes: [u8; PENDING_MAX],
-    len: u32,
+    pub(crate) len: u32,
 }
 
 const PENDING_MAX: usize = 32;
@@ -71,46 +68,34 @@ const PENDING_BYTES_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct LocalArena {
     /// Copies of what never changes, for the fast paths.
-    base: NonNull<u8>,
-    hands: NonNull<Hand>,
-    bins: NonNull<Bin>,
-    slab_entries: *const u32,
-    records: Records,
-    table: &'static ClassTable,
+    pub(crate) base: NonNull<u8>,
+    pub(crate) hands: NonNull<Hand>,
+    pub(crate) bins: NonNull<Bin>,
+    pub(crate) slab_entries: *const u32,
+    pub(crate) records: Records,
+    pub(crate) table: &'static ClassTable,
     /// Bytes of slots in use.
-    live_bytes: usize,
+    pub(crate) live_bytes: usize,
     /// Small objects that were freed but are still marked as live.
-    pending: Pending,
+    pub(crate) pending: Pending,
     /// From this class on, objects do not stay pending.
-    flush_from: usize,
+    pub(crate) flush_from: usize,
     /// Pages of slabs.
-    slab_pages: u32,
-    large: LargeCounts,
-    source: SlabSource,
-    hand_table: Table<Hand>,
-    bin_table: Table<Bin>,
+    pub(crate) slab_pages: u32,
+    pub(crate) large: LargeCounts,
+    pub(crate) source: SlabSource,
+    pub(crate) hand_table: Table<Hand>,
+    pub(crate) bin_table: Table<Bin>,
     /// When the next search for dead pages is due, and how long they may stay;
     /// `None` where pages are not punched.
-    punch_due_ms: u64,
-    punch_after_ms: Option<u32>,
+    pub(crate) punch_due_ms: u64,
+    pub(crate) punch_after_ms: Option<u32>,
     /// Bit c: class c has had a slab, so its bin has memory behind it.
-    classes_used: [u64; 3],
+    pub(crate) classes_used: [u64; 3],
 }
 
 // SAFETY: the arena owns its region, its records and all that points into them.
 unsafe impl Send for LocalArena {}
-
-/// A live object of a victim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveSlot {
-    /// Number of the slot; the search for the next one goes on behind it.
-    pub slot: u32,
-    /// The object.
-    pub object: NonNull<u8>,
-}
-
-/// Least time between two searches for dead pages.
-const PUNCH_MS_MIN: u32 = 100;
 
 /// Asks for a cache line that is going to be written.
 #[inline(always)]
@@ -122,6 +107,19 @@ fn prefetch(address: *const u8) {
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = address;
+}
+
+impl Pending {
+    /// The objects.
+    pub(crate) fn references(&self) -> &[u32] {
+        &self.references[..self.len as usize]
+    }
+
+    /// Classes of the objects.
+    pub(crate) fn classes(&self) -> impl Iterator<Item = usize> {
+        let classes = &self.classes[..self.len as usize];
+        classes.iter().map(|class| *class as usize)
+    }
 }
 
 impl LocalArena {
@@ -264,7 +262,7 @@ impl LocalArena {
     /// The slots at hand of a class, unbound from the arena's borrow: callers
     /// use no other reference to them at the same time.
     #[inline(always)]
-    fn hand<'a>(&mut self, class: usize) -> &'a mut Hand {
+    pub(crate) fn hand<'a>(&mut self, class: usize) -> &'a mut Hand {
         debug_assert!(class < self.table.count());
         // SAFETY: there is a hand for every class; the arena is borrowed
         // exclusively, and no caller keeps two references.
@@ -273,7 +271,7 @@ impl LocalArena {
 
     /// The bin of a class; as [`LocalArena::hand`].
     #[inline(always)]
-    fn bin<'a>(&mut self, class: usize) -> &'a mut Bin {
+    pub(crate) fn bin<'a>(&mut self, class: usize) -> &'a mut Bin {
         debug_assert!(class < self.table.count());
         // SAFETY: as `hand`.
         unsafe { self.bins.add(class).as_mut() }
@@ -451,7 +449,7 @@ impl LocalArena {
         let in_slab = (((reference as usize) << 3) - slab.byte_offset()) as u32;
         let slot = shape.slot_of(in_slab);
         assert_eq!(slot * shape.size, in_slab, "not the start of an object");
-        let pending = &self.pending.references[..self.pending.len as usize];
+        let pending = self.pending.references();
         assert!(
             !slab.is_free(slot)
                 && !pending.contains(&reference)
@@ -463,7 +461,7 @@ impl LocalArena {
     /// Marks the slots of all pending objects as free.
     #[cold]
     #[inline(never)]
-    fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         let len = core::mem::take(&mut self.pending.len) as usize;
         let mut slabs = [SlabId::NONE; PENDING_MAX];
         for (slab, reference) in slabs.iter_mut().zip(&self.pending.references[..len]) {
@@ -489,7 +487,7 @@ impl LocalArena {
 
     /// The slab that holds the slot with this reference.
     #[inline(always)]
-    fn slab_of(&self, reference: u32) -> SlabId {
+    pub(crate) fn slab_of(&self, reference: u32) -> SlabId {
         SlabId(self.slab_entry_of(reference) & !SPARSE)
     }
 
@@ -509,7 +507,7 @@ impl LocalArena {
     }
 
     /// Puts the slots that a class has at hand back into their slabs.
-    fn put_hand_back(&mut self, class: usize) {
+    pub(crate) fn put_hand_back(&mut self, class: usize) {
         while let Some(reference) = self.hand(class).pop() {
             self.put_slot(class, self.slab_of(reference), reference);
         }
@@ -526,7 +524,7 @@ impl LocalArena {
 
     /// After a slab has changed lists: releases it if it is `empty`, and
     /// notes otherwise whether it is sparse now.
-    fn listed(&mut self, shape: &SizeClass, id: SlabId, empty: Option<SlabId>) {
+    pub(crate) fn listed(&mut self, shape: &SizeClass, id: SlabId, empty: Option<SlabId>) {
         if let Some(empty) = empty {
             self.slab_pages -= u32::from(shape.pages);
             // SAFETY: the bin has let go of the slab, and no slot of it is in
@@ -544,7 +542,7 @@ impl LocalArena {
     }
 
     /// Says in the page map whether frees into the slab go past the hand.
-    fn set_sparse(&mut self, shape: &SizeClass, id: SlabId, sparse: bool) {
+    pub(crate) fn set_sparse(&mut self, shape: &SizeClass, id: SlabId, sparse: bool) {
         // SAFETY: the slab is live and the arena is borrowed exclusively.
         let mut slab = unsafe { self.records.slab(id) };
         if slab.record().sparse != sparse {
@@ -622,390 +620,13 @@ impl LocalArena {
         Some(target)
     }
 
-    /// How much of the slabs' memory is unused, in constant time.
-    #[inline]
-    pub fn waste(&self) -> Waste {
-        let counts = self.source.pages.counts();
-        let resident = (self.slab_pages - counts.punched) as usize * PAGE_BYTES;
-        Waste {
-            resident_slab_bytes: resident,
-            live_bytes: self.live_bytes,
-            free_bytes: resident.saturating_sub(self.live_bytes),
-            fresh_bytes_total: counts.fresh_total * PAGE_BYTES as u64,
-        }
-    }
-
-    /// Chooses the slab that is most worthwhile to evacuate and takes it off
-    /// the allocation lists: the emptiest whose objects fit into slabs that
-    /// are fuller and resident. `None` where there is none.
-    ///
-    /// Takes time in proportion to the number of classes in use.
-    pub fn next_victim(&mut self, policy: &VictimPolicy) -> Option<Victim> {
-        self.flush();
-        let classes = self.classes_in_use();
-        loop {
-            let bins = &mut self.bin_table.items_mut()[..classes];
-            let class = evacuation::next_class(bins, self.table.classes())?;
-            self.put_hand_back(class);
-            let (bin, shape) = (
-                &mut self.bin_table.items_mut()[class],
-                self.table.class(class),
-            );
-            // SAFETY: the arena is borrowed exclusively, and with it all records.
-            let victim = unsafe { evacuation::victim_of(bin, shape, class, self.records, policy) };
-            if let Some(victim) = victim {
-                // No slot of a victim may come to hand.
-                self.set_sparse(shape, victim.slab, true);
-                return Some(victim);
-            }
-            // Nothing of this class can go until its lists change.
-            bin.stuck = true;
-        }
-    }
-
     /// One more than the highest class that has ever had a slab.
-    fn classes_in_use(&self) -> usize {
+    pub(crate) fn classes_in_use(&self) -> usize {
         let words = self.classes_used.iter().enumerate();
         words
             .filter(|(_, bits)| **bits != 0)
             .map(|(word, bits)| word * 64 + 64 - bits.leading_zeros() as usize)
             .max()
             .unwrap_or(0)
-    }
-
-    /// The victim's first live object from slot number `slot` on.
-    ///
-    /// Objects may be freed between calls; none is added.
-    pub fn live_from(&mut self, victim: &Victim, slot: u32) -> Option<LiveSlot> {
-        if self.pending.len > 0 {
-            self.flush();
-        }
-        let shape = self.table.class(victim.class);
-        // SAFETY: a victim is a live slab, and nobody writes its record while
-        // the arena is borrowed.
-        let slab = unsafe { self.records.slab(victim.slab) };
-        let slot = slab.live_from(slot, shape)?;
-        let offset = slab.byte_offset() + (slot * shape.size) as usize;
-        Some(LiveSlot {
-            slot,
-            object: self.object_at((offset >> 3) as u32),
-        })
-    }
-
-    /// Allocates `size` bytes for an object that leaves the victim: in the
-    /// fullest resident slab that has room, if that is at least as full as
-    /// what is left of the victim, and never in a fresh one. `None` where
-    /// there is no such slab; the victim cannot be emptied then.
-    ///
-    /// The mover copies the object, patches its references and frees the old
-    /// one.
-    pub fn allocate_for_relocation(&mut self, size: usize, victim: &Victim) -> Option<NonNull<u8>> {
-        if size > self.table.small_max() {
-            return None;
-        }
-        if self.pending.len > 0 {
-            self.flush();
-        }
-        let class = self.table.class_of(size);
-        self.put_hand_back(class);
-        let shape = self.table.class(class);
-        let victim_shape = self.table.class(victim.class);
-        // SAFETY: a victim is a live slab, the arena is borrowed exclusively.
-        let victim_free = unsafe { self.records.slab(victim.slab) }.record().free;
-        let victim_live = u32::from(victim_shape.slots - victim_free);
-        let fit = |live: u32| {
-            live * u32::from(victim_shape.slots) >= victim_live * u32::from(shape.slots)
-        };
-        loop {
-            let bin = self.bin(class);
-            // SAFETY: the arena is borrowed exclusively, and with it all records.
-            match unsafe { bin.refill_from_fuller(self.records, shape, 0, fit) } {
-                Relocation::Ready => {
-                    let offset = bin.take()?;
-                    self.live_bytes += shape.size as usize;
-                    return Some(self.object_at((offset >> 3) as u32));
-                }
-                Relocation::Slot(offset) => {
-                    self.live_bytes += shape.size as usize;
-                    return Some(self.object_at((offset >> 3) as u32));
-                }
-                Relocation::CurrentUnfit => self.retire_current(class),
-                Relocation::NoRoom => {
-                    bin.stuck = true;
-                    return None;
-                }
-            }
-        }
-    }
-
-    /// Takes a victim back: it is released if it is empty, and allocated from
-    /// again if not. Returns the pages that came free.
-    pub fn finish(&mut self, victim: Victim) -> u32 {
-        self.flush();
-        let shape = self.table.class(victim.class);
-        let bin = self.bin(victim.class);
-        // SAFETY: the victim is on no list since it was taken off.
-        let empty = unsafe { bin.enlist(self.records, shape, victim.slab) };
-        self.listed(shape, victim.slab, empty);
-        empty.map_or(0, |_| u32::from(shape.pages))
-    }
-
-    /// What evacuating all that can be would bring and cost. Takes time in
-    /// proportion to the slabs that would be released.
-    pub fn predict(&self) -> Prediction {
-        let mut total = Prediction::default();
-        for class in 0..self.classes_in_use() {
-            total.add(&self.predict_class(class));
-        }
-        total
-    }
-
-    /// The same for one class.
-    pub fn predict_class(&self, class: usize) -> Prediction {
-        let bin = &self.bin_table.items()[class];
-        // SAFETY: nobody writes records while the arena is borrowed.
-        unsafe { evacuation::predict(bin, self.table.class(class), self.records) }
-    }
-
-    /// Puts the slab that a class allocates from back on the lists, where it
-    /// may be evacuated, or releases it if it is empty.
-    fn retire_current(&mut self, class: usize) {
-        let shape = self.table.class(class);
-        let bin = self.bin(class);
-        let current = bin.current();
-        if !current.is_none() {
-            // SAFETY: the arena is borrowed exclusively, and with it all records.
-            let empty = unsafe { bin.retire_current(self.records, shape) };
-            self.listed(shape, current, empty);
-        }
-    }
-
-    fn retire_all_current(&mut self) {
-        self.flush();
-        for class in 0..self.classes_in_use() {
-            self.put_hand_back(class);
-            self.retire_current(class);
-        }
-    }
-
-    /// Gives back the pages that have been free for long enough, and dead pages
-    /// inside slabs that have been quiet for as long. To be called when the
-    /// result of the last call says so, and once after frees if that named no
-    /// time.
-    pub fn purge_due(&mut self, now_ms: u64) -> Purged {
-        self.retire_all_current();
-        let (punched, punch_due_ms) = self.punch_due(now_ms);
-        let (purged, purge_due_ms) = self.source.pages.purge_due(now_ms);
-        Purged {
-            bytes: (punched + purged) as usize * PAGE_BYTES + self.source.records.purge(),
-            next_due_ms: match (purge_due_ms, punch_due_ms) {
-                (Some(purge), Some(punch)) => Some(purge.min(punch)),
-                (purge, punch) => purge.or(punch),
-            },
-        }
-    }
-
-    /// Searches for dead pages if it is time. Returns the pages given back and
-    /// when to search again, `None` while no slab is worth it.
-    fn punch_due(&mut self, now_ms: u64) -> (u32, Option<u64>) {
-        /// Slabs that one search looks at, which bounds the time.
-        const SLABS: u32 = 4096;
-        let Some(after_ms) = self.punch_after_ms else {
-            return (0, None);
-        };
-        let mut pages = 0;
-        if now_ms >= self.punch_due_ms {
-            pages = self.punch(Search::Quiet, SLABS);
-            self.punch_due_ms = now_ms + u64::from(after_ms.max(PUNCH_MS_MIN));
-        }
-        let classes = self.classes_in_use();
-        let bins = &self.bin_table.items()[..classes];
-        let worthwhile = bins
-            .iter()
-            .zip(self.table.classes())
-            .any(|(bin, class)| punch::is_worthwhile(bin, class));
-        (pages, worthwhile.then_some(self.punch_due_ms))
-    }
-
-    fn punch(&mut self, search: Search, slabs_max: u32) -> u32 {
-        let mut budget = slabs_max;
-        let mut pages = 0;
-        for class in 0..self.classes_in_use() {
-            let bin = self.bin(class);
-            let shape = self.table.class(class);
-            let heap = &mut self.source.pages;
-            // SAFETY: the arena is borrowed exclusively, and with it all records.
-            pages += unsafe { punch::punch(bin, shape, self.records, heap, search, &mut budget) };
-        }
-        pages
-    }
-
-    /// Gives back all free pages, and all dead ones inside slabs, at once.
-    /// Returns the bytes.
-    pub fn purge_all(&mut self) -> usize {
-        self.retire_all_current();
-        let punched = match self.punch_after_ms {
-            Some(_) => self.punch(Search::All, u32::MAX),
-            None => 0,
-        };
-        let purged = self.source.pages.purge(u32::MAX);
-        (punched + purged) as usize * PAGE_BYTES + self.source.records.purge()
-    }
-
-    /// Changes the time, in milliseconds, within which free pages are given
-    /// back.
-    pub fn set_decay_ms(&mut self, decay_ms: u32) {
-        self.punch_after_ms = self.punch_after_ms.map(|_| decay_ms);
-        self.punch_due_ms = 0;
-        self.source.pages.set_decay_ms(decay_ms);
-    }
-
-    /// Where the arena's memory is.
-    pub fn stats(&self) -> ArenaStats {
-        let counts = self.source.pages.counts();
-        let mut stats = ArenaStats {
-            region_bytes: self.source.pages.region_bytes(),
-            slab_bytes: self.slab_pages as usize * PAGE_BYTES,
-            live_bytes: self.live_bytes,
-            large_bytes: self.large.pages as usize * PAGE_BYTES,
-            large_objects: self.large.objects as usize,
-            dirty_bytes: counts.dirty as usize * PAGE_BYTES,
-            punched_bytes: counts.punched as usize * PAGE_BYTES,
-            metadata_bytes: self.metadata_bytes(),
-            open_chunks: counts.open_chunks,
-            free_blocks: counts.buddy.free_blocks,
-            splits: counts.buddy.splits,
-            merges: counts.buddy.merges,
-            fresh_bytes_total: counts.fresh_total * PAGE_BYTES as u64,
-            purged_bytes_total: counts.purged_total * PAGE_BYTES as u64,
-            purges_refused: counts.purges_refused,
-            ..ArenaStats::default()
-        };
-        for class in 0..self.classes_in_use() {
-            let (bin, shape) = (&self.bin_table.items()[class], self.table.class(class));
-            let at_hand = self.hand_table.items()[class].slots().len();
-            let free = (bin.free + bin.at_hand()) as usize + at_hand;
-            stats.free_bytes += free * shape.size as usize;
-            stats.tail_bytes += bin.slabs as usize * shape.tail_bytes();
-            stats.slabs += bin.slabs as usize;
-        }
-        for class in self.pending_classes() {
-            stats.free_bytes += self.table.class(class).size as usize;
-        }
-        stats.resident_bytes = counts.resident() as usize * PAGE_BYTES + stats.metadata_bytes;
-        stats
-    }
-
-    /// Classes of the pending objects.
-    fn pending_classes(&self) -> impl Iterator<Item = usize> {
-        let classes = &self.pending.classes[..self.pending.len as usize];
-        classes.iter().map(|class| *class as usize)
-    }
-
-    /// Bytes of the arena's own records that have memory behind them.
-    fn metadata_bytes(&self) -> usize {
-        let classes = self.classes_in_use();
-        (classes * size_of::<Bin>()).next_multiple_of(PAGE_BYTES)
-            + (classes * size_of::<Hand>()).next_multiple_of(PAGE_BYTES)
-            + self.source.pages.metadata_bytes()
-            + self.source.records.resident_bytes()
-            + self.source.records.index_bytes()
-    }
-
-    /// Figures of each class that has ever been used, in ascending order.
-    pub fn class_stats(&self) -> impl Iterator<Item = ClassStats> {
-        (0..self.classes_in_use()).filter_map(|class| {
-            if self.classes_used[class >> 6] >> (class & 63) & 1 == 0 {
-                return None;
-            }
-            let (bin, shape) = (&self.bin_table.items()[class], self.table.class(class));
-            let unused = self.hand_table.items()[class].slots().len()
-                + self
-                    .pending_classes()
-                    .filter(|other| *other == class)
-                    .count();
-            Some(ClassStats {
-                slot_bytes: shape.size as usize,
-                slab_pages: u32::from(shape.pages),
-                slab_slots: u32::from(shape.slots),
-                slabs: bin.slabs,
-                live: bin.taken(shape) - unused as u32,
-                free: bin.free + bin.at_hand() + unused as u32,
-                by_occupancy: core::array::from_fn(|list| bin.length(list)),
-            })
-        })
-    }
-
-    /// Panics unless all of the arena's books agree with each other. Takes
-    /// time in proportion to the arena's size; for tests.
-    pub fn check(&self) {
-        self.source.pages.check();
-        self.source.records.check();
-        large::check(&self.source.pages, &self.large);
-        let classes = self.table.count();
-        let mut slabs = vec![0u32; classes];
-        let mut listed = vec![[0u32; LISTS]; classes];
-        let mut taken_free = vec![0u32; classes];
-        let mut slab_pages = 0;
-        let end = self.source.pages.frontier().first_page();
-        let mut page = PageIndex(0);
-        while page < end {
-            let entry = self.source.pages.map().class_entry(page);
-            if entry == 0 || entry >= LARGE_HEAD {
-                page = page.plus(1);
-                continue;
-            }
-            let class = entry as usize - 1;
-            let shape = self.table.class(class);
-            let entry = self.source.pages.map().slab_entry(page);
-            let id = entry & !SPARSE;
-            // SAFETY: the map names live slabs only, and nobody writes records
-            // while the arena is borrowed.
-            let slab = unsafe { self.records.slab(SlabId(id)) };
-            slab.check(shape);
-            assert_eq!(slab.record().sparse, entry & SPARSE != 0);
-            assert_eq!(slab.record().class as usize, class);
-            assert_eq!(slab.record().start, page);
-            for other in 0..u32::from(shape.pages) {
-                assert_eq!(self.source.pages.map().slab_entry(page.plus(other)), entry);
-                let punched = slab.record().punched >> other & 1 != 0;
-                assert_eq!(self.source.pages.is_resident(page.plus(other)), !punched);
-            }
-            slabs[class] += 1;
-            slab_pages += u32::from(shape.pages);
-            match slab.record().list {
-                CURRENT => assert_eq!(self.bin_table.items()[class].current().0, id),
-                FULL => assert_eq!(slab.record().free, 0),
-                TAKEN => taken_free[class] += u32::from(slab.record().free),
-                list => listed[class][list as usize] += 1,
-            }
-            page = slab.run(shape).end();
-        }
-        let mut live_bytes = 0;
-        for class in 0..classes {
-            let (bin, shape) = (&self.bin_table.items()[class], self.table.class(class));
-            // SAFETY: nobody writes records while the arena is borrowed.
-            unsafe { bin.check(self.records, shape, taken_free[class]) };
-            assert_eq!(bin.slabs, slabs[class], "slabs of class {class}");
-            for (list, length) in listed[class].iter().enumerate() {
-                assert_eq!(bin.length(list), *length);
-            }
-            let at_hand = self.hand_table.items()[class].slots().len();
-            live_bytes += (bin.taken(shape) as usize - at_hand) * shape.size as usize;
-        }
-        for class in self.pending_classes() {
-            live_bytes -= self.table.class(class).size as usize;
-        }
-        assert_eq!(self.slab_pages, slab_pages);
-        assert_eq!(self.live_bytes, live_bytes);
-        let stats = self.stats();
-        assert_eq!(
-            stats.slab_bytes,
-            stats.live_bytes + stats.free_bytes + stats.tail_bytes
-        );
-        assert_eq!(
-            stats.resident_bytes + stats.punched_bytes,
-            stats.slab_bytes + stats.large_bytes + stats.dirty_bytes + stats.metadata_bytes
-        );
     }
 }

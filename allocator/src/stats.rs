@@ -93,3 +93,37 @@ pub struct Purged {
     /// in; `None` while there is nothing to give back.
     pub next_due_ms: Option<u64>,
 }
+
+/// A piece of an arena's region with one use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First page, counted from the region's start.
+    pub start_page: u32,
+    /// Length in pages.
+    pub pages: u32,
+    /// Its use.
+    pub kind: ExtentKind,
+}
+
+/// What an extent is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtentKind {
+    /// Free pages, which are resident if they are dirty.
+    Free {
+        /// The pages still have memory behind them.
+        dirty: bool,
+    },
+    /// An object too large for slabs.
+    Large,
+    /// A slab.
+    Slab {
+        /// Number of its size class.
+        class: u32,
+        /// Its slots.
+        slots: u32,
+        /// Slots in use.
+        live: u32,
+        /// Pages whose memory was given back.
+        punched_pages: u32,
+    },
+}

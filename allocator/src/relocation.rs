@@ -1,0 +1,171 @@
+//! Evacuation, as the owner of the objects sees it.
+//!
+//! The arena chooses a victim and the slots to move into. The owner of the
+//! objects moves them, patches its references and frees the old slots, as many
+//! at a time as it likes:
+//!
+//! ```
+//! use slab_allocator::{ArenaOptions, LocalArena, VictimPolicy};
+//!
+//! # let mut arena = LocalArena::new(&ArenaOptions::default()).unwrap();
+//! # let mut objects: Vec<_> = (0..1000).map(|_| arena.allocate(100).unwrap()).collect();
+//! # for place in (0..1000).filter(|place| place % 8 != 0) {
+//! #     unsafe { arena.free(objects[place], 100) };
+//! # }
+//! while let Some(victim) = arena.next_victim(&VictimPolicy::default()) {
+//!     let mut slot = 0;
+//!     while let Some(live) = arena.live_from(&victim, slot) {
+//!         let Some(target) = arena.allocate_for_relocation(100, &victim) else {
+//!             break;
+//!         };
+//!         // SAFETY: both objects are live and hold 100 bytes.
+//!         unsafe { target.copy_from_nonoverlapping(live.object, 100) };
+//!         for reference in objects.iter_mut().filter(|object| **object == live.object) {
+//!             *reference = target;
+//!         }
+//!         // SAFETY: nothing refers to the old object any more.
+//!         unsafe { arena.free(live.object, 100) };
+//!         slot = live.slot + 1;
+//!     }
+//!     arena.finish(victim);
+//! }
+//! # assert!(arena.stats().slabs <= 3);
+//! ```
+
+use crate::bin::Relocation;
+use crate::evacuation::{self, Prediction, Victim, VictimPolicy};
+use crate::local_arena::LocalArena;
+use core::ptr::NonNull;
+
+/// A live object of a victim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveSlot {
+    /// Number of the slot; the search for the next one goes on behind it.
+    pub slot: u32,
+    /// The object.
+    pub object: NonNull<u8>,
+}
+
+impl LocalArena {
+    /// Chooses the slab that is most worthwhile to evacuate and takes it off
+    /// the allocation lists: the emptiest whose objects fit into slabs that
+    /// are fuller and resident. `None` where there is none.
+    ///
+    /// Takes time in proportion to the number of classes in use.
+    pub fn next_victim(&mut self, policy: &VictimPolicy) -> Option<Victim> {
+        self.flush();
+        let classes = self.classes_in_use();
+        loop {
+            let bins = &mut self.bin_table.items_mut()[..classes];
+            let class = evacuation::next_class(bins, self.table.classes())?;
+            self.put_hand_back(class);
+            let (bin, shape) = (
+                &mut self.bin_table.items_mut()[class],
+                self.table.class(class),
+            );
+            // SAFETY: the arena is borrowed exclusively, and with it all records.
+            let victim = unsafe { evacuation::victim_of(bin, shape, class, self.records, policy) };
+            if let Some(victim) = victim {
+                // No slot of a victim may come to hand.
+                self.set_sparse(shape, victim.slab, true);
+                return Some(victim);
+            }
+            // Nothing of this class can go until its lists change.
+            bin.stuck = true;
+        }
+    }
+
+    /// The victim's first live object from slot number `slot` on.
+    ///
+    /// Objects may be freed between calls; none is added.
+    pub fn live_from(&mut self, victim: &Victim, slot: u32) -> Option<LiveSlot> {
+        if self.pending.len > 0 {
+            self.flush();
+        }
+        let shape = self.table.class(victim.class);
+        // SAFETY: a victim is a live slab, and nobody writes its record while
+        // the arena is borrowed.
+        let slab = unsafe { self.records.slab(victim.slab) };
+        let slot = slab.live_from(slot, shape)?;
+        let offset = slab.byte_offset() + (slot * shape.size) as usize;
+        Some(LiveSlot {
+            slot,
+            object: self.object_at((offset >> 3) as u32),
+        })
+    }
+
+    /// Allocates `size` bytes for an object that leaves the victim: in the
+    /// fullest resident slab that has room, if that is at least as full as
+    /// what is left of the victim, and never in a fresh one. `None` where
+    /// there is no such slab; the victim cannot be emptied then.
+    ///
+    /// The mover copies the object, patches its references and frees the old
+    /// one.
+    pub fn allocate_for_relocation(&mut self, size: usize, victim: &Victim) -> Option<NonNull<u8>> {
+        if size > self.table.small_max() {
+            return None;
+        }
+        if self.pending.len > 0 {
+            self.flush();
+        }
+        let class = self.table.class_of(size);
+        self.put_hand_back(class);
+        let shape = self.table.class(class);
+        let victim_shape = self.table.class(victim.class);
+        // SAFETY: a victim is a live slab, the arena is borrowed exclusively.
+        let victim_free = unsafe { self.records.slab(victim.slab) }.record().free;
+        let victim_live = u32::from(victim_shape.slots - victim_free);
+        let fit = |live: u32| {
+            live * u32::from(victim_shape.slots) >= victim_live * u32::from(shape.slots)
+        };
+        loop {
+            let bin = self.bin(class);
+            // SAFETY: the arena is borrowed exclusively, and with it all records.
+            match unsafe { bin.refill_from_fuller(self.records, shape, 0, fit) } {
+                Relocation::Ready => {
+                    let offset = bin.take()?;
+                    self.live_bytes += shape.size as usize;
+                    return Some(self.object_at((offset >> 3) as u32));
+                }
+                Relocation::Slot(offset) => {
+                    self.live_bytes += shape.size as usize;
+                    return Some(self.object_at((offset >> 3) as u32));
+                }
+                Relocation::CurrentUnfit => self.retire_current(class),
+                Relocation::NoRoom => {
+                    bin.stuck = true;
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Takes a victim back: it is released if it is empty, and allocated from
+    /// again if not. Returns the pages that came free.
+    pub fn finish(&mut self, victim: Victim) -> u32 {
+        self.flush();
+        let shape = self.table.class(victim.class);
+        let bin = self.bin(victim.class);
+        // SAFETY: the victim is on no list since it was taken off.
+        let empty = unsafe { bin.enlist(self.records, shape, victim.slab) };
+        self.listed(shape, victim.slab, empty);
+        empty.map_or(0, |_| u32::from(shape.pages))
+    }
+
+    /// What evacuating all that can be would bring and cost. Takes time in
+    /// proportion to the slabs that would be released.
+    pub fn predict(&self) -> Prediction {
+        let mut total = Prediction::default();
+        for class in 0..self.classes_in_use() {
+            total.add(&self.predict_class(class));
+        }
+        total
+    }
+
+    /// The same for one class.
+    pub fn predict_class(&self, class: usize) -> Prediction {
+        let bin = &self.bin_table.items()[class];
+        // SAFETY: nobody writes records while the arena is borrowed.
+        unsafe { evacuation::predict(bin, self.table.class(class), self.records) }
+    }
+}

@@ -1,0 +1,104 @@
+//! What an arena does from time to time: giving memory back.
+
+use crate::local_arena::LocalArena;
+use crate::punch::{self, Search};
+use crate::stats::Purged;
+use crate::units::PAGE_BYTES;
+
+/// Least time between two searches for dead pages.
+const PUNCH_MS_MIN: u32 = 100;
+
+impl LocalArena {
+    /// Puts the slab that a class allocates from back on the lists, where it
+    /// may be evacuated, or releases it if it is empty.
+    pub(crate) fn retire_current(&mut self, class: usize) {
+        let shape = self.table.class(class);
+        let bin = self.bin(class);
+        let current = bin.current();
+        if !current.is_none() {
+            // SAFETY: the arena is borrowed exclusively, and with it all records.
+            let empty = unsafe { bin.retire_current(self.records, shape) };
+            self.listed(shape, current, empty);
+        }
+    }
+
+    fn retire_all_current(&mut self) {
+        self.flush();
+        for class in 0..self.classes_in_use() {
+            self.put_hand_back(class);
+            self.retire_current(class);
+        }
+    }
+
+    /// Gives back the pages that have been free for long enough, and dead pages
+    /// inside slabs that have been quiet for as long. To be called when the
+    /// result of the last call says so, and once after frees if that named no
+    /// time.
+    pub fn purge_due(&mut self, now_ms: u64) -> Purged {
+        self.retire_all_current();
+        let (punched, punch_due_ms) = self.punch_due(now_ms);
+        let (purged, purge_due_ms) = self.source.pages.purge_due(now_ms);
+        Purged {
+            bytes: (punched + purged) as usize * PAGE_BYTES + self.source.records.purge(),
+            next_due_ms: match (purge_due_ms, punch_due_ms) {
+                (Some(purge), Some(punch)) => Some(purge.min(punch)),
+                (purge, punch) => purge.or(punch),
+            },
+        }
+    }
+
+    /// Searches for dead pages if it is time. Returns the pages given back and
+    /// when to search again, `None` while no slab is worth it.
+    fn punch_due(&mut self, now_ms: u64) -> (u32, Option<u64>) {
+        /// Slabs that one search looks at, which bounds the time.
+        const SLABS: u32 = 4096;
+        let Some(after_ms) = self.punch_after_ms else {
+            return (0, None);
+        };
+        let mut pages = 0;
+        if now_ms >= self.punch_due_ms {
+            pages = self.punch(Search::Quiet, SLABS);
+            self.punch_due_ms = now_ms + u64::from(after_ms.max(PUNCH_MS_MIN));
+        }
+        let classes = self.classes_in_use();
+        let bins = &self.bin_table.items()[..classes];
+        let worthwhile = bins
+            .iter()
+            .zip(self.table.classes())
+            .any(|(bin, class)| punch::is_worthwhile(bin, class));
+        (pages, worthwhile.then_some(self.punch_due_ms))
+    }
+
+    fn punch(&mut self, search: Search, slabs_max: u32) -> u32 {
+        let mut budget = slabs_max;
+        let mut pages = 0;
+        for class in 0..self.classes_in_use() {
+            let bin = self.bin(class);
+            let shape = self.table.class(class);
+            let heap = &mut self.source.pages;
+            // SAFETY: the arena is borrowed exclusively, and with it all records.
+            pages += unsafe { punch::punch(bin, shape, self.records, heap, search, &mut budget) };
+        }
+        pages
+    }
+
+    /// Gives back all free pages, and all dead ones inside slabs, at once.
+    /// Returns the bytes.
+    pub fn purge_all(&mut self) -> usize {
+        self.retire_all_current();
+        let punched = match self.punch_after_ms {
+            Some(_) => self.punch(Search::All, u32::MAX),
+            None => 0,
+        };
+        let purged = self.source.pages.purge(u32::MAX);
+        (punched + purged) as usize * PAGE_BYTES + self.source.records.purge()
+    }
+
+    /// Changes the time, in milliseconds, within which free pages are given
+    /// back.
+    pub fn set_decay_ms(&mut self, decay_ms: u32) {
+        self.punch_after_ms = self.punch_after_ms.map(|_| decay_ms);
+        self.punch_due_ms = 0;
+        self.source.pages.set_decay_ms(decay_ms);
+    }
+}
