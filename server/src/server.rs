@@ -104,6 +104,7 @@ fn start(config: Config, log: Arc<Log>, supervised: &'static str) -> Result<(), 
         roused: (0..workers).map(|_| AtomicBool::new(false)).collect(),
         config_change: Mutex::new(()),
         active_expiry: AtomicBool::new(true),
+        cron_paused: AtomicBool::new(false),
         stop: AtomicBool::new(false),
         config,
     });

@@ -100,7 +100,7 @@ pub(crate) fn set(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     if let Some(error) = error {
         return Err(error);
     }
-    change(services, &changes)?;
+    ctx.without_locks(|services| change(services, &changes))?;
     ctx.reply.ok();
     Ok(())
 }

@@ -60,6 +60,8 @@ pub(crate) struct Services {
     pub(crate) config_change: Mutex<()>,
     /// Whether keys expire without being touched (DEBUG SET-ACTIVE-EXPIRE).
     pub(crate) active_expiry: AtomicBool,
+    /// Whether nothing is done on a clock: no maintenance, no looking over clients (DEBUG PAUSE-CRON).
+    pub(crate) cron_paused: AtomicBool,
     /// Whether the server has to stop.
     pub(crate) stop: AtomicBool,
 }
@@ -206,6 +208,16 @@ impl<'a> Context<'a> {
     #[inline]
     pub(crate) fn db_and_reply(&mut self) -> (Db<'_>, &mut Reply) {
         (self.locked.db(self.session.db, self.now_ms), self.reply)
+    }
+
+    /// Runs what locks shards by itself. As part of a transaction the transaction's own locks are given up for that
+    /// time, so another client may get in between.
+    pub(crate) fn without_locks<R>(&mut self, work: impl FnOnce(&Services) -> R) -> R {
+        let held = self.locked.shards();
+        self.locked = self.services.keyspace.lock(ShardSet::EMPTY);
+        let result = work(self.services);
+        self.locked = self.services.keyspace.lock(held);
+        result
     }
 
     /// What a lookup leaves behind, given what the command would have it leave.

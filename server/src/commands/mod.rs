@@ -3,16 +3,22 @@
 //! A handler is a function of a [`Context`](context::Context) and the arguments. The context holds the locked shards,
 //! the session, the reply and read-only views of the rest; a handler never sees the server or a socket.
 
+pub(crate) mod admin;
 pub(crate) mod args;
+pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod config;
 pub(crate) mod connection;
 pub(crate) mod context;
+pub(crate) mod debug;
 pub(crate) mod dispatch;
 pub(crate) mod error;
 pub(crate) mod keys;
+pub(crate) mod latency;
 pub(crate) mod lookup;
+pub(crate) mod memory;
 pub(crate) mod script;
+pub(crate) mod slowlog;
 pub(crate) mod string;
 pub(crate) mod syntax;
 pub(crate) mod table;

@@ -1,8 +1,8 @@
 //! One connection: its socket, the partial command that waits for more bytes, and the replies that wait for room.
 //!
-//! An idle connection owns no buffer. Reads go to a buffer that all connections of a worker share; only what is left
-//! over of a command is copied into a buffer of the connection's own, sized for what is announced, and then filled
-//! straight from the socket.
+//! Reads go to a buffer that all connections of a worker share; only what is left over of a command is copied into a
+//! buffer of the connection's own, sized for what is announced, and then filled straight from the socket. A connection
+//! that got such a buffer keeps it for the next commands, and gives it up when it is idle: an idle connection owns none.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,7 +20,17 @@ const PARTIAL_READ_BYTES: usize = 16 * 1024;
 /// From this announced size on, a partial command is read to its end and not beyond, so that its buffer need not grow.
 const BIG_ARGUMENT_BYTES: usize = 32 * 1024;
 
-/// A command of which only the beginning has come.
+/// Up to this size, room is made for a whole argument as soon as it is announced, in bytes. Room that is not used costs
+/// address space only, but that is not endless either.
+const ANNOUNCED_BYTES_MAX: usize = 64 << 20;
+
+/// A buffer of more than this is not kept for the next command, in bytes.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
+/// Without a command for this long, a connection gives up its buffer, in milliseconds.
+const BUFFER_IDLE_MS: u64 = 2000;
+
+/// A connection's own buffer: the beginning of a command, or room for one.
 #[derive(Debug, Default)]
 pub(crate) struct Partial {
     /// The bytes from the beginning of the command on.
@@ -31,6 +41,21 @@ pub(crate) struct Partial {
     pub(crate) parser: Parser,
     /// How many bytes have to follow at least.
     pub(crate) missing: usize,
+    /// The most bytes held at once since the buffer was last looked over.
+    pub(crate) peak_bytes: usize,
+    /// Whether the last read filled all room.
+    filled: bool,
+}
+
+impl Partial {
+    /// The beginning of a command, with the arguments found so far.
+    pub(crate) fn new(bytes: Vec<u8>, spans: Vec<Span>) -> Self {
+        Self {
+            bytes,
+            spans,
+            ..Self::default()
+        }
+    }
 }
 
 /// What a read came to.
@@ -122,24 +147,48 @@ impl Connection {
 
     /// Reads behind the bytes of `partial`, making room for what is announced.
     pub(crate) fn read_partial(&mut self, partial: &mut Partial) -> io::Result<ReadOutcome> {
+        make_room(partial);
+        let room = partial.bytes.capacity() - partial.bytes.len();
+        let read = rustix::io::read(&self.socket, spare_capacity(&mut partial.bytes));
+        partial.filled = read == Ok(room);
+        partial.peak_bytes = partial.peak_bytes.max(partial.bytes.len());
+        outcome(read)
+    }
+
+    /// Takes a buffer back, which holds the beginning of a command or nothing.
+    pub(crate) fn keep(&mut self, mut partial: Box<Partial>) {
+        if partial.bytes.is_empty() && partial.bytes.capacity() > KEPT_BYTES_MAX {
+            return;
+        }
         if partial.missing >= BIG_ARGUMENT_BYTES {
-            // Room is made for what has come and as much again, so that an announcement alone costs no memory.
-            let have = partial.bytes.len();
-            let room = partial.missing.min(have.max(2 * BIG_ARGUMENT_BYTES));
-            if partial.bytes.capacity() - have < room {
-                partial.bytes.reserve_exact(room);
+            make_room(&mut partial);
+        }
+        self.partial = Some(partial);
+    }
+
+    /// Looks over the connection's own buffer: after a while without a command it goes, and one far larger than needed
+    /// shrinks. Returns whether there is still one. `idle_ms` is for how long the client sent nothing.
+    pub(crate) fn tend_buffer(&mut self, idle_ms: u64) -> bool {
+        let Some(partial) = &mut self.partial else {
+            return false;
+        };
+        let room = partial.bytes.capacity();
+        if idle_ms > BUFFER_IDLE_MS {
+            if partial.bytes.is_empty() {
+                self.partial = None;
+                return false;
             }
-        } else if partial.bytes.capacity() - partial.bytes.len()
-            < partial.missing.max(PARTIAL_READ_BYTES)
+            partial.bytes.shrink_to_fit();
+        } else if room > BIG_ARGUMENT_BYTES
+            && room / 2 > partial.peak_bytes
+            && partial.missing < BIG_ARGUMENT_BYTES
         {
             partial
                 .bytes
-                .reserve(partial.missing.max(PARTIAL_READ_BYTES));
+                .shrink_to(partial.peak_bytes.max(PARTIAL_READ_BYTES));
         }
-        outcome(rustix::io::read(
-            &self.socket,
-            spare_capacity(&mut partial.bytes),
-        ))
+        partial.peak_bytes = partial.bytes.len();
+        true
     }
 
     /// Sends replies, after what waits already; what the socket does not take waits. Returns how many bytes were sent.
@@ -193,6 +242,27 @@ impl Connection {
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Makes room in a connection's own buffer for what is announced, or for a read of a good size.
+fn make_room(partial: &mut Partial) {
+    let have = partial.bytes.len();
+    let free = partial.bytes.capacity() - have;
+    if partial.missing >= BIG_ARGUMENT_BYTES {
+        let room = partial.missing.min(ANNOUNCED_BYTES_MAX.max(have));
+        if free < room {
+            partial.bytes.reserve_exact(room);
+        }
+        return;
+    }
+    let wanted = if partial.filled {
+        4 * PARTIAL_READ_BYTES
+    } else {
+        PARTIAL_READ_BYTES
+    };
+    if free < partial.missing.max(wanted / 2) {
+        partial.bytes.reserve(partial.missing.max(wanted));
     }
 }
 

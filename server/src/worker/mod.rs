@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use kvstore::NextDue;
 
-use crate::clients::Message;
+use crate::clients::{ClientFlags, Message};
 use crate::clock::{Ticks, unix_ms, uptime};
 use crate::commands::context::Services;
 use crate::config::directive::Id;
@@ -39,9 +39,6 @@ const MAINTENANCE_BUDGET: Duration = Duration::from_micros(500);
 
 /// After a shard was idle, how long its first write waits for maintenance.
 const MAINTENANCE_DELAY: Duration = Duration::from_millis(5);
-
-/// How often clients are looked over while that is needed.
-const CLIENT_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A worker's own world.
 pub(crate) struct Worker {
@@ -147,8 +144,8 @@ impl Worker {
         }
         if self.check_due.is_some_and(|due| due <= now) {
             self.check_clients();
-        } else if self.check_due.is_none() && self.needs_checks() {
-            self.check_due = Some(now + CLIENT_CHECK_INTERVAL);
+        } else if self.check_due.is_none() && busy && self.needs_checks() {
+            self.check_due = Some(now + self.check_interval());
         }
         if busy && self.index == 0 {
             self.sample();
@@ -339,6 +336,10 @@ impl Worker {
 
     /// Maintains this worker's shards and notes when that is due again.
     fn maintain(&mut self) {
+        if self.services.cron_paused.load(Ordering::Relaxed) {
+            self.maintenance_due = Some(Instant::now() + Duration::from_millis(100));
+            return;
+        }
         let began = Ticks::now();
         let keyspace = &self.services.keyspace;
         let now_ms = unix_ms();
@@ -384,33 +385,87 @@ impl Worker {
         }
     }
 
-    /// Whether a limit that depends on time can be exceeded.
+    /// Whether something about clients depends on time.
     fn needs_checks(&self) -> bool {
-        let services = &self.services;
-        let any = services.clients.len_of(self.index) > 0;
-        any && (services.config.is_set(Id::Timeout)
-            || services.config.is_set(Id::MaxMemoryClients)
-            || self
-                .peers
-                .iter()
-                .flatten()
-                .any(|peer| peer.is_over_soft_limit()))
+        let config = &self.services.config;
+        self.scratch.check_wanted
+            || config.is_set(Id::Timeout)
+            || config.is_set(Id::MaxMemoryClients)
     }
 
-    /// Closes clients that were silent for too long, or did not read their replies for too long.
+    /// How often clients are looked over while that is needed: as `hz` says, less often if they are many.
+    fn check_interval(&self) -> Duration {
+        let hz = self.services.config.size(Id::Hz).clamp(1, 500);
+        let by_clients = Duration::from_micros(self.peers.len() as u64 * 100);
+        (Duration::from_secs(1) / hz as u32).max(by_clients)
+    }
+
+    /// Closes clients that were silent for too long, or did not read their replies for too long, and has others give
+    /// up buffers that they do not use.
     fn check_clients(&mut self) {
+        if self.services.cron_paused.load(Ordering::Relaxed) {
+            self.check_due = Some(Instant::now() + self.check_interval());
+            return;
+        }
         let now_ms = unix_ms();
+        let mut again = false;
         for place in 0..self.peers.len() {
             let Some(peer) = &mut self.peers[place] else {
                 continue;
             };
-            if let Err(end) = peer.check(&self.services, now_ms) {
-                self.close(place, &end);
+            match peer.check(&self.services, now_ms) {
+                Ok(wanted) => again |= wanted,
+                Err(end) => self.close(place, &end),
             }
         }
+        self.evict_clients();
+        self.scratch.check_wanted = again;
         self.check_due = self
             .needs_checks()
-            .then(|| Instant::now() + CLIENT_CHECK_INTERVAL);
+            .then(|| Instant::now() + self.check_interval());
+    }
+
+    /// Closes the clients with the most memory while all clients together take more than `maxmemory-clients`.
+    fn evict_clients(&mut self) {
+        let services = Arc::clone(&self.services);
+        let limit = match services.config.number(Id::MaxMemoryClients) {
+            0 => return,
+            percent if percent < 0 => {
+                services.config.size(Id::MaxMemory) as u64 / 100 * percent.unsigned_abs()
+            }
+            bytes => bytes.unsigned_abs(),
+        };
+        let mut excess = services.clients.memory_bytes().saturating_sub(limit);
+        if limit == 0 || excess == 0 {
+            return;
+        }
+        let mut own: Vec<(usize, u64)> = Vec::new();
+        for (place, peer) in self.peers.iter().enumerate() {
+            let client = peer.as_ref().map(|peer| &peer.session.client);
+            if let Some(client) =
+                client.filter(|client| !client.flags().contains(ClientFlags::NO_EVICT))
+            {
+                own.push((place, client.memory_bytes() as u64));
+            }
+        }
+        own.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        for (place, bytes) in own {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(bytes);
+            services
+                .stats
+                .worker(self.index)
+                .totals
+                .evicted_clients
+                .add(1);
+            services.log.write(
+                Level::Notice,
+                format_args!("Evicting client of {bytes} bytes"),
+            );
+            self.close(place, &End::Closed);
+        }
     }
 
     /// Takes a sample of the statistics, if the last one is old enough.

@@ -47,6 +47,9 @@ pub(crate) struct Scratch {
     reply: Reply,
     /// Whether a command that writes has run since this was last cleared.
     pub(crate) wrote: bool,
+    /// Whether a client has something that has to be looked over after a while: a buffer of its own, or too many
+    /// replies waiting.
+    pub(crate) check_wanted: bool,
 }
 
 impl Scratch {
@@ -57,6 +60,7 @@ impl Scratch {
             spans: Vec::new(),
             reply: Reply::new(),
             wrote: false,
+            check_wanted: false,
         }
     }
 }
@@ -135,105 +139,128 @@ impl Peer {
         self.postponed = false;
         self.session.client.set_flag(ClientFlags::BLOCKED, false);
         if let Some(partial) = self.connection.partial.take() {
-            self.run_partial(*partial, scratch, services)?;
+            self.run_partial(partial, scratch, services)?;
         }
         self.finish(scratch, services, poller)
     }
 
     fn read(&mut self, scratch: &mut Scratch, services: &Services) -> Result<(), End> {
         let stats = &stats_of(services, &self.session).totals;
-        let count = match self.connection.partial.take() {
+        let outcome = match self.connection.partial.take() {
             None => {
-                let count = match self.connection.read_shared(&mut scratch.input)? {
-                    ReadOutcome::Closed => return Err(End::Closed),
-                    ReadOutcome::Blocked => return Ok(()),
-                    ReadOutcome::Bytes(count) => count,
-                };
-                let Scratch {
-                    input,
-                    spans,
-                    reply,
-                    wrote,
-                } = scratch;
-                let input = &mut input[..count];
-                spans.clear();
-                let mut round = Round {
-                    peer: self,
-                    spans,
-                    reply,
-                    wrote,
-                    services,
-                };
-                let left = round.process(input, Parser::default())?;
-                if let Some(left) = left {
-                    let bytes = input[left.start..].to_vec();
-                    let spans = std::mem::take(spans);
-                    self.keep(bytes, spans, &left);
+                let outcome = self.connection.read_shared(&mut scratch.input)?;
+                if let ReadOutcome::Bytes(count) = outcome {
+                    self.run_shared(count, scratch, services)?;
                 }
-                count
+                outcome
             }
-            Some(mut partial) => match self.connection.read_partial(&mut partial)? {
-                ReadOutcome::Closed => return Err(End::Closed),
-                ReadOutcome::Blocked => {
-                    self.connection.partial = Some(partial);
-                    return Ok(());
+            Some(mut partial) => {
+                let outcome = self.connection.read_partial(&mut partial)?;
+                match outcome {
+                    ReadOutcome::Bytes(_) => self.run_partial(partial, scratch, services)?,
+                    _ => self.connection.partial = Some(partial),
                 }
-                ReadOutcome::Bytes(count) => {
-                    self.run_partial(*partial, scratch, services)?;
-                    count
-                }
-            },
+                outcome
+            }
         };
-        stats.reads.add(1);
-        stats.input_bytes.add(count as u64);
-        add(&self.session.client.received_bytes, count as u64);
-        self.check_query_limit(services)
-    }
-
-    fn run_partial(
-        &mut self,
-        partial: Partial,
-        scratch: &mut Scratch,
-        services: &Services,
-    ) -> Result<(), End> {
-        let Partial {
-            mut bytes,
-            mut spans,
-            parser,
-            ..
-        } = partial;
-        let Scratch { reply, wrote, .. } = scratch;
-        let mut round = Round {
-            peer: self,
-            spans: &mut spans,
-            reply,
-            wrote,
-            services,
-        };
-        if let Some(left) = round.process(&mut bytes, parser)? {
-            bytes.drain(..left.start);
-            self.keep(bytes, spans, &left);
+        match outcome {
+            ReadOutcome::Closed => return Err(End::Closed),
+            ReadOutcome::Blocked => return Ok(()),
+            ReadOutcome::Bytes(count) => {
+                stats.reads.add(1);
+                stats.input_bytes.add(count as u64);
+                add(&self.session.client.received_bytes, count as u64);
+            }
+        }
+        if self.connection.partial.is_some() {
+            scratch.check_wanted = true;
+            return self.check_query_limit(services);
         }
         Ok(())
     }
 
-    /// Keeps the beginning of a command until more of it comes. `bytes` begins where the command does.
-    fn keep(&mut self, bytes: Vec<u8>, mut spans: Vec<Span>, left: &Leftover) {
-        let mut parser = left.parser;
-        parser.rebase(left.start);
-        for span in &mut spans {
+    /// Runs what was read into the buffer that all connections share.
+    fn run_shared(
+        &mut self,
+        count: usize,
+        scratch: &mut Scratch,
+        services: &Services,
+    ) -> Result<(), End> {
+        let Scratch {
+            input,
+            spans,
+            reply,
+            wrote,
+            ..
+        } = scratch;
+        let input = &mut input[..count];
+        spans.clear();
+        let mut round = Round {
+            peer: self,
+            spans,
+            reply,
+            wrote,
+            services,
+        };
+        if let Some(left) = round.process(input, Parser::default())? {
+            let bytes = input[left.start..].to_vec();
+            let mut partial = Box::new(Partial::new(bytes, std::mem::take(spans)));
+            self.note_leftover(&mut partial, &left);
+            self.connection.keep(partial);
+        }
+        Ok(())
+    }
+
+    /// Runs what is in the connection's own buffer.
+    fn run_partial(
+        &mut self,
+        mut partial: Box<Partial>,
+        scratch: &mut Scratch,
+        services: &Services,
+    ) -> Result<(), End> {
+        let Scratch { reply, wrote, .. } = scratch;
+        let Partial {
+            bytes,
+            spans,
+            parser,
+            ..
+        } = &mut *partial;
+        let mut round = Round {
+            peer: self,
+            spans,
+            reply,
+            wrote,
+            services,
+        };
+        match round.process(bytes, *parser)? {
+            Some(left) => {
+                bytes.drain(..left.start);
+                self.note_leftover(&mut partial, &left);
+            }
+            None => {
+                partial.bytes.clear();
+                partial.spans = Vec::new();
+                partial.parser = Parser::default();
+                partial.missing = 0;
+            }
+        }
+        self.connection.keep(partial);
+        Ok(())
+    }
+
+    /// Notes what waits at the beginning of `partial`, whose spans still count from where the round began.
+    fn note_leftover(&mut self, partial: &mut Partial, left: &Leftover) {
+        partial.parser = left.parser;
+        partial.parser.rebase(left.start);
+        for span in &mut partial.spans {
             span.start -= left.start;
         }
+        partial.missing = left.missing;
+        partial.peak_bytes = partial.peak_bytes.max(partial.bytes.len());
         if left.postponed {
             self.postponed = true;
             self.session.client.set_flag(ClientFlags::BLOCKED, true);
         }
-        self.connection.partial = Some(Box::new(Partial {
-            bytes,
-            spans,
-            parser,
-            missing: left.missing,
-        }));
     }
 
     /// Sends the replies of a round, and decides how the connection goes on.
@@ -246,6 +273,7 @@ impl Peer {
         if !scratch.reply.bytes().is_empty() {
             self.send(&mut scratch.reply, services)?;
         }
+        scratch.check_wanted |= self.is_over_soft_limit();
         self.settle(poller)?;
         self.publish_buffers();
         Ok(())
@@ -395,8 +423,9 @@ impl Peer {
         End::Closed
     }
 
-    /// Closes a client that was silent for too long, or did not read its replies for too long.
-    pub(crate) fn check(&mut self, services: &Services, now_ms: u64) -> Result<(), End> {
+    /// Closes a client that was silent for too long, or did not read its replies for too long, and has it give up a
+    /// buffer that it does not use. Returns whether it has to be looked over again.
+    pub(crate) fn check(&mut self, services: &Services, now_ms: u64) -> Result<bool, End> {
         if self.over_soft_since_ms != 0 {
             let limit = services.config.output_limits()[0];
             let waiting = self.connection.output().map_or(0, |queue| queue.len()) as u64;
@@ -413,7 +442,9 @@ impl Peer {
             services.log.write(Level::Verbose, "Closing idle client");
             return Err(End::Closed);
         }
-        Ok(())
+        let has_buffer = !self.postponed && self.connection.tend_buffer(silent_ms);
+        self.publish_buffers();
+        Ok(has_buffer || self.is_over_soft_limit() || timeout_ms > 0)
     }
 }
 

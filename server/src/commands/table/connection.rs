@@ -1,7 +1,7 @@
-//! Commands about the connection itself.
+//! Commands about the connection itself, and about all clients.
 
-use super::{CommandSpec, Group, categories, command, flags};
-use crate::commands::{Handler, connection};
+use super::{CommandSpec, Flags, Group, categories, command, container, flags};
+use crate::commands::{Handler, client, command as handlers, connection};
 
 const fn spec(name: &'static str, arity: i32, handler: Handler) -> CommandSpec {
     CommandSpec {
@@ -14,10 +14,28 @@ const fn spec(name: &'static str, arity: i32, handler: Handler) -> CommandSpec {
 
 pub(super) const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
+        complexity: "O(N) where N is the length of the password.",
+        summary: "Authenticates the connection.",
+        syntax: "[username] password",
+        ..spec("auth", -2, connection::auth)
+    },
+    CommandSpec {
+        group: Group::Connection,
+        since: "2.4.0",
+        summary: "Looks at connections and controls them.",
+        ..container("client", CLIENT)
+    },
+    CommandSpec {
         flags: flags("loading stale fast"),
         summary: "Returns the message that was given.",
         syntax: "message",
         ..spec("echo", 2, connection::echo)
+    },
+    CommandSpec {
+        since: "6.0.0",
+        summary: "Chooses the version of the protocol, and may authenticate and name the connection.",
+        syntax: "[arguments=protover:integer [AUTH <username-password=username password>] [SETNAME clientname]]",
+        ..spec("hello", -1, connection::hello)
     },
     CommandSpec {
         flags: flags("fast"),
@@ -27,9 +45,131 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         ..spec("ping", -1, connection::ping)
     },
     CommandSpec {
+        summary: "Closes the connection.",
+        deprecated_since: "7.2.0",
+        replaced_by: "just closing the connection",
+        ..spec("quit", -1, connection::quit)
+    },
+    CommandSpec {
+        since: "6.2.0",
+        summary: "Makes the connection as it was when it began.",
+        ..spec("reset", 1, connection::reset)
+    },
+    CommandSpec {
         flags: flags("loading stale fast"),
         summary: "Selects the database of this connection.",
         syntax: "index",
         ..spec("select", 2, connection::select)
+    },
+];
+
+const fn about_clients(name: &'static str, arity: i32, handler: Handler) -> CommandSpec {
+    CommandSpec {
+        flags: flags("noscript loading stale"),
+        ..spec(name, arity, handler)
+    }
+}
+
+const ADMIN: Flags = flags("admin noscript loading stale");
+
+const ALL_NODES: &[&str] = &["request_policy:all_nodes", "response_policy:all_succeeded"];
+
+const CLIENT: &[CommandSpec] = &[
+    CommandSpec {
+        since: "2.6.9",
+        summary: "Returns the name of this connection.",
+        ..about_clients("getname", 2, client::getname)
+    },
+    CommandSpec {
+        since: "5.0.0",
+        flags: flags("loading stale"),
+        summary: "Explains the subcommands.",
+        ..about_clients("help", 2, handlers::help)
+    },
+    CommandSpec {
+        since: "5.0.0",
+        summary: "Returns the unique number of this connection.",
+        ..about_clients("id", 2, client::id)
+    },
+    CommandSpec {
+        since: "6.2.0",
+        summary: "Describes this connection.",
+        tips: &["nondeterministic_output"],
+        ..about_clients("info", 2, client::info)
+    },
+    CommandSpec {
+        since: "2.4.0",
+        flags: ADMIN,
+        complexity: "O(N) where N is the number of connections.",
+        summary: "Closes connections.",
+        syntax: "<filter=old-format\"ip:port\" | <new-format=ID client-id | \
+            TYPE <client-type=NORMAL | MASTER | SLAVE | REPLICA | PUBSUB> | USER username | \
+            ADDR addr\"ip:port\" | LADDR laddr\"ip:port\" | SKIPME <skipme=YES | NO> | \
+            MAXAGE maxage:integer>...>",
+        ..about_clients("kill", -3, client::kill)
+    },
+    CommandSpec {
+        since: "2.4.0",
+        flags: ADMIN,
+        complexity: "O(N) where N is the number of connections.",
+        summary: "Describes connections.",
+        syntax: "[TYPE <client-type=NORMAL | MASTER | REPLICA | PUBSUB>] [ID client-id...]",
+        tips: &["nondeterministic_output"],
+        ..about_clients("list", -2, client::list)
+    },
+    CommandSpec {
+        since: "7.0.0",
+        flags: ADMIN,
+        summary: "Keeps this connection from being closed when connections take too much memory.",
+        syntax: "<enabled=ON | OFF>",
+        ..about_clients("no-evict", 3, client::no_evict)
+    },
+    CommandSpec {
+        since: "7.2.0",
+        summary: "Lets this connection read keys without that counting as a use of them.",
+        syntax: "<enabled=ON | OFF>",
+        ..about_clients("no-touch", 3, client::no_touch)
+    },
+    CommandSpec {
+        since: "3.0.0",
+        flags: ADMIN,
+        summary: "Lets the commands of all connections wait.",
+        syntax: "timeout:integer [mode=WRITE | ALL]",
+        ..about_clients("pause", -3, client::pause)
+    },
+    CommandSpec {
+        since: "3.2.0",
+        summary: "Says whether this connection wants replies.",
+        syntax: "<action=ON | OFF | SKIP>",
+        ..about_clients("reply", 3, client::reply)
+    },
+    CommandSpec {
+        since: "7.2.0",
+        summary: "Says what library this connection uses.",
+        syntax: "<attr=LIB-NAME libname | LIB-VER libver>",
+        tips: ALL_NODES,
+        ..about_clients("setinfo", 4, client::setinfo)
+    },
+    CommandSpec {
+        since: "2.6.9",
+        summary: "Names this connection.",
+        syntax: "connection-name",
+        tips: ALL_NODES,
+        ..about_clients("setname", 3, client::setname)
+    },
+    CommandSpec {
+        since: "5.0.0",
+        flags: ADMIN,
+        complexity: "O(log N) where N is the number of connections.",
+        summary: "Ends the waiting of a connection whose command blocks.",
+        syntax: "client-id [unblock-type=TIMEOUT | ERROR]",
+        ..about_clients("unblock", -3, client::unblock)
+    },
+    CommandSpec {
+        since: "6.2.0",
+        flags: ADMIN,
+        complexity: "O(N) where N is the number of connections that wait.",
+        summary: "Ends the wait that CLIENT PAUSE began.",
+        ..about_clients("unpause", 2, client::unpause)
     },
 ];

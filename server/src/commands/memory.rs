@@ -1,0 +1,278 @@
+//! MEMORY.
+
+use crate::commands::CommandResult;
+use crate::commands::admin::{databases, memory_report};
+use crate::commands::args::Args;
+use crate::commands::context::Context;
+use crate::commands::error::CommandError;
+use crate::config::directive::Id;
+use crate::observe::memory::{MemoryReport, human};
+
+/// `MEMORY USAGE key [SAMPLES count]`
+pub(crate) fn usage(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let mut at = 3;
+    while at < args.len() {
+        if !args.is(at, "samples") || at + 1 >= args.len() {
+            return Err(CommandError::SYNTAX);
+        }
+        if args.integer(at + 1)? < 0 {
+            return Err(CommandError::SYNTAX);
+        }
+        at += 2;
+    }
+    match ctx.db().usage(&args.key(0)) {
+        Some(usage) => ctx.reply.count(usage.total_bytes()),
+        None => ctx.reply.null(),
+    }
+    Ok(())
+}
+
+/// `MEMORY STATS`, with all shards locked.
+pub(crate) fn stats(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
+    enum Figure {
+        Bytes(u64),
+        Signed(i64),
+        Fraction(f64),
+    }
+    use Figure::{Bytes, Fraction, Signed};
+    let databases: Vec<_> = databases(ctx)
+        .into_iter()
+        .enumerate()
+        .filter(|(_, db)| db.keys > 0)
+        .collect();
+    let report = memory_report(ctx);
+    let keys = report.keyspace.keys;
+    let table = report.keyspace.memory.table_bytes;
+    let (used, active) = (report.used_bytes(), report.active_bytes());
+    let (resident, rss) = (
+        report.allocator_resident_bytes(),
+        report.system.resident_bytes,
+    );
+    let net = used.saturating_sub(report.startup_bytes);
+    let before = [
+        ("peak.allocated", Bytes(report.peak_bytes)),
+        ("total.allocated", Bytes(used)),
+        ("startup.allocated", Bytes(report.startup_bytes)),
+        ("replication.backlog", Bytes(0)),
+        ("replica.fullsync.buffer", Bytes(0)),
+        ("clients.slaves", Bytes(0)),
+        ("clients.normal", Bytes(report.client_bytes)),
+        ("cluster.links", Bytes(0)),
+        ("aof.buffer", Bytes(0)),
+        ("lua.caches", Bytes(0)),
+        ("functions.caches", Bytes(0)),
+        ("script.VMs", Bytes(0)),
+    ];
+    let after = [
+        ("overhead.db.hashtable.lut", Bytes(table)),
+        ("overhead.db.hashtable.rehashing", Bytes(0)),
+        ("overhead.total", Bytes(report.overhead_bytes())),
+        ("db.dict.rehashing.count", Bytes(0)),
+        ("keys.count", Bytes(keys)),
+        (
+            "keys.bytes-per-key",
+            Bytes(net.checked_div(keys).unwrap_or(0)),
+        ),
+        ("dataset.bytes", Bytes(report.dataset_bytes())),
+        ("dataset.percentage", Fraction(report.dataset_percent())),
+        ("peak.percentage", Fraction(report.peak_percent())),
+        ("allocator.allocated", Bytes(used)),
+        ("allocator.active", Bytes(active)),
+        ("allocator.resident", Bytes(resident)),
+        ("allocator.muzzy", Bytes(0)),
+        (
+            "allocator-fragmentation.ratio",
+            Fraction(MemoryReport::ratio(active, used)),
+        ),
+        (
+            "allocator-fragmentation.bytes",
+            Signed(MemoryReport::excess(active, used)),
+        ),
+        (
+            "allocator-rss.ratio",
+            Fraction(MemoryReport::ratio(resident, active)),
+        ),
+        (
+            "allocator-rss.bytes",
+            Signed(MemoryReport::excess(resident, active)),
+        ),
+        (
+            "rss-overhead.ratio",
+            Fraction(MemoryReport::ratio(rss, resident)),
+        ),
+        ("rss-overhead.bytes", Signed(report.outside_bytes())),
+        ("fragmentation", Fraction(MemoryReport::ratio(rss, used))),
+        (
+            "fragmentation.bytes",
+            Signed(MemoryReport::excess(rss, used)),
+        ),
+    ];
+    let reply = &mut *ctx.reply;
+    reply.map(before.len() + databases.len() + after.len());
+    let write = |figures: &[(&str, Figure)], reply: &mut crate::resp::reply::Reply| {
+        for (name, figure) in figures {
+            reply.bulk(name.as_bytes());
+            match figure {
+                Bytes(bytes) => reply.integer(i64::try_from(*bytes).unwrap_or(i64::MAX)),
+                Signed(bytes) => reply.integer(*bytes),
+                Fraction(value) => reply.double(&value.to_string()),
+            }
+        }
+    };
+    write(&before, reply);
+    for (index, db) in databases {
+        reply.bulk(format!("db.{index}").as_bytes());
+        reply.map(2);
+        reply.bulk(b"overhead.hashtable.main");
+        // One table serves all databases of a shard alike, so each has its share by keys.
+        reply.integer(i64::try_from(table * db.keys / keys.max(1)).unwrap_or(i64::MAX));
+        reply.bulk(b"overhead.hashtable.expires");
+        reply.integer(0);
+    }
+    write(&after, reply);
+    Ok(())
+}
+
+/// `MEMORY MALLOC-STATS`, with all shards locked.
+pub(crate) fn malloc_stats(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
+    let report = memory_report(ctx);
+    let memory = &report.keyspace.memory;
+    let ledger = &report.keyspace.compaction;
+    let mut text = String::from("Resident memory, part by part:\n\n");
+    let parts = [
+        ("keys", memory.key_bytes),
+        ("values", memory.value_bytes),
+        ("entry headers", memory.header_bytes),
+        ("rounding to size classes", memory.rounding_bytes),
+        ("table", memory.table_bytes),
+        ("free slots and tails of slabs", memory.free_slot_bytes),
+        ("free pages not given back yet", memory.dirty_bytes),
+        ("records of the arenas", memory.metadata_bytes),
+        ("process heap", report.heap.resident_bytes),
+    ];
+    for (name, bytes) in parts {
+        text.push_str(&format!("{name:<32}{bytes:>16}  {}\n", human(bytes)));
+    }
+    text.push_str(&format!(
+        "{:<32}{:>16}\n",
+        "outside of the allocators",
+        report.outside_bytes()
+    ));
+    text.push_str(&format!(
+        "{:<32}{:>16}\n\nCompaction since the start:\n\n",
+        "sum", report.system.resident_bytes
+    ));
+    let done = [
+        ("slabs chosen", ledger.victims),
+        ("slabs emptied", ledger.victims_released),
+        ("objects moved", ledger.moved_objects),
+        ("bytes moved", ledger.moved_bytes),
+        ("pages freed", ledger.freed_pages),
+        ("slices", ledger.slices),
+        ("microseconds in slices", ledger.time_ns / 1000),
+        (
+            "longest slice in microseconds",
+            ledger.longest_slice_ns / 1000,
+        ),
+        ("skipped below the target", ledger.skipped_below_target),
+        ("skipped while deleting", ledger.skipped_while_deleting),
+        ("skipped without a victim", ledger.skipped_no_victim),
+    ];
+    for (name, number) in done {
+        text.push_str(&format!("{name:<32}{number:>16}\n"));
+    }
+    ctx.reply.verbatim(b"txt", text.as_bytes());
+    Ok(())
+}
+
+/// `MEMORY DOCTOR`, with all shards locked.
+pub(crate) fn doctor(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
+    /// Below this much memory, ratios say nothing.
+    const LITTLE_BYTES: u64 = 5 << 20;
+    let report = memory_report(ctx);
+    let memory = &report.keyspace.memory;
+    let mut findings = Vec::new();
+    if report.used_bytes() < LITTLE_BYTES {
+        findings.push(
+            "So little memory is in use that its ratios say nothing. Ask again when there is data."
+                .to_owned(),
+        );
+    } else {
+        let waste = memory.free_slot_bytes as f64 / memory.used_bytes().max(1) as f64;
+        let target = ctx.services.config.number(Id::DefragThresholdLower) as f64 / 100.0;
+        if !ctx.services.config.is_set(Id::ActiveDefrag) && waste > target {
+            let free = human(memory.free_slot_bytes);
+            findings.push(format!(
+                "{free} are free slots in slabs that hold live objects, and compaction is off. CONFIG SET activedefrag \
+                 yes has it work by itself; MEMORY COMPACT has it work now."
+            ));
+        } else if waste > 2.0 * target.max(0.1) {
+            let free = human(memory.free_slot_bytes);
+            findings.push(format!(
+                "{free} are free slots in slabs that hold live objects. Compaction waits for deletes to pause; MEMORY \
+                 COMPACT has it work at once."
+            ));
+        }
+        if memory.dirty_bytes > memory.used_bytes() / 4 {
+            let dirty = human(memory.dirty_bytes);
+            findings.push(format!(
+                "{dirty} are free pages that will be given back shortly; MEMORY PURGE does it now."
+            ));
+        }
+        if report.peak_bytes > report.used_bytes() + report.used_bytes() / 2 {
+            let (peak, used) = (human(report.peak_bytes), human(report.used_bytes()));
+            findings.push(format!(
+                "The peak was {peak}, now {used} are in use: the machine needs room for the peak."
+            ));
+        }
+        let clients = ctx.services.clients.len().max(1) as u64;
+        if report.client_bytes / clients > 200 << 10 {
+            let mean = human(report.client_bytes / clients);
+            findings.push(format!(
+                "Clients take {mean} each on average: some do not read their replies. CLIENT LIST shows which (omem)."
+            ));
+        }
+        let outside = report.outside_bytes();
+        if outside > 10 << 20 && outside.unsigned_abs() > report.system.resident_bytes / 5 {
+            let bytes = human(outside.unsigned_abs());
+            findings.push(format!(
+                "{bytes} of the resident memory are outside of the allocators."
+            ));
+        }
+        if findings.is_empty() {
+            findings.push("No problem found.".to_owned());
+        }
+    }
+    ctx.reply
+        .verbatim(b"txt", (findings.join("\n") + "\n").as_bytes());
+    Ok(())
+}
+
+/// `MEMORY PURGE`
+pub(crate) fn purge(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
+    ctx.without_locks(|services| services.keyspace.purge());
+    ctx.reply.ok();
+    Ok(())
+}
+
+/// `MEMORY COMPACT`: moves objects together as far as it goes and gives the pages back.
+pub(crate) fn compact(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
+    let (ledger, purged) =
+        ctx.without_locks(|services| (services.keyspace.compact(), services.keyspace.purge()));
+    let figures = [
+        ("victims", ledger.victims),
+        ("victims-released", ledger.victims_released),
+        ("moved-objects", ledger.moved_objects),
+        ("moved-bytes", ledger.moved_bytes),
+        ("freed-pages", ledger.freed_pages),
+        ("purged-bytes", purged),
+        ("microseconds", ledger.time_ns / 1000),
+        ("longest-slice-microseconds", ledger.longest_slice_ns / 1000),
+    ];
+    ctx.reply.map(figures.len());
+    for (name, number) in figures {
+        ctx.reply.bulk(name.as_bytes());
+        ctx.reply.integer(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+    Ok(())
+}
