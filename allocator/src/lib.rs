@@ -39,6 +39,8 @@ mod sync;
 #[cfg(not(loom))]
 mod thread_cache;
 
+#[cfg(not(loom))]
+pub mod arena;
 mod bin;
 mod bit_sets;
 mod buddy;
@@ -71,6 +73,8 @@ pub mod size_class;
 pub mod stats;
 pub mod units;
 
+#[cfg(not(loom))]
+pub use arena::Arena;
 pub use evacuation::{Prediction, Victim, VictimPolicy};
 pub use local_arena::LocalArena;
 pub use options::{ArenaOptions, Classes};
