@@ -23,24 +23,40 @@
 //! pages     metadata bit_sets buddy decay page_map chunk page_heap record_pool
 //! objects   slab bin hand punch large evacuation remote_free
 //! arenas    stats local_arena upkeep relocation introspect arena model
-//! threads   thread_cache thread
-//! engine    heap
+//! shared    shared_pages process_arena
+//! threads   thread_cache thread fork background
+//! engine    process heap
 //! faces     global_alloc
 //! ```
 
-// The layers that use these stand above them.
-#[allow(dead_code)]
-mod fatal;
-#[allow(dead_code)]
-mod remote_free;
-#[allow(dead_code)]
-mod sync;
-#[allow(dead_code)]
+// Loom's atomics cannot be made in constants, as the process heap's must be: under
+// loom only the layers below it exist.
+#[cfg(not(loom))]
+mod background;
+#[cfg(not(loom))]
+mod fork;
+#[cfg(not(loom))]
+mod global_alloc;
+#[cfg(not(loom))]
+mod heap;
+#[cfg(not(loom))]
+mod process;
+#[cfg(not(loom))]
+mod process_arena;
+#[cfg(not(loom))]
+mod shared_pages;
+#[cfg(not(loom))]
+mod thread;
 #[cfg(not(loom))]
 mod thread_cache;
 
-#[cfg(not(loom))]
-pub mod arena;
+#[cfg_attr(loom, allow(dead_code))]
+mod fatal;
+#[cfg_attr(loom, allow(dead_code))]
+mod remote_free;
+#[cfg_attr(loom, allow(dead_code))]
+mod sync;
+
 mod bin;
 mod bit_sets;
 mod buddy;
@@ -74,7 +90,8 @@ pub mod stats;
 pub mod units;
 
 #[cfg(not(loom))]
-pub use arena::Arena;
+pub use global_alloc::SlabAlloc;
+
 pub use evacuation::{Prediction, Victim, VictimPolicy};
 pub use local_arena::LocalArena;
 pub use options::{ArenaOptions, Classes};

@@ -488,12 +488,12 @@ impl PageHeap {
         self.region.address(page)
     }
 
-    /// Gives back what has been dirty for long enough. Returns the number of
-    /// pages and the time at which the next are due; `None` while nothing is
-    /// dirty.
-    pub(crate) fn purge_due(&mut self, now_ms: u64) -> (u32, Option<u64>) {
+    /// Gives back what has been dirty for long enough, but no more than
+    /// `pages_max` pages. Returns the number of pages and the time at which the
+    /// next are due; `None` while nothing is dirty.
+    pub(crate) fn purge_due(&mut self, now_ms: u64, pages_max: u32) -> (u32, Option<u64>) {
         let dirty = self.counts.dirty;
-        let due = dirty - self.decay.allowed(now_ms, dirty);
+        let due = (dirty - self.decay.allowed(now_ms, dirty)).min(pages_max);
         let purged = if due > 0 { self.purge(due) } else { 0 };
         self.decay.kept(self.counts.dirty);
         let mut next = self.decay.next_due_ms(now_ms, self.counts.dirty);
@@ -776,7 +776,7 @@ mod tests {
                     }
                     Step::Wait { ms } => {
                         now += ms;
-                        let (_, next) = inject(faults, || heap.purge_due(now));
+                        let (_, next) = inject(faults, || heap.purge_due(now, u32::MAX));
                         prop_assert_eq!(next.is_some(), heap.counts().dirty > 0);
                     }
                     Step::Punch { pick } if !subject.runs.is_empty() => {

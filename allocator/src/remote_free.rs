@@ -9,7 +9,7 @@
 //! word's bits, QUEUED among them, with one more.
 //!
 //! ```text
-//!  a freeing thread                        the owner (holds its arena's lock)
+//!  a freeing thread                        the owner (holds its bin's lock)
 //!  old = bits.fetch_or(slots | QUEUED)     id = head.swap(0)
 //!  if old has no QUEUED:                   while id != 0:
 //!      do next = head                          id' = next       (before the swap)
@@ -54,37 +54,53 @@ pub(crate) const fn locate(slot: u32) -> (u32, u64) {
 
 /// The slots of one word of one slab that other threads have freed.
 ///
-/// Zeroed memory with `slab` filled in is a valid, empty word.
+/// All but the two atomics stays the same as long as the slab lives.
 #[repr(C)]
 pub(crate) struct RemoteWord {
     bits: AtomicU64,
     /// The next word on the same inbox; belongs to whoever set QUEUED.
     next: AtomicU32,
-    /// The slab that the word belongs to; constant as long as the slab lives.
-    slab: u32,
+    owner: u16,
+    offset: u8,
+    index: u8,
 }
 
 impl RemoteWord {
-    /// An empty word of the slab.
-    pub(crate) fn new(slab: u32) -> Self {
+    /// The empty word number `index` of a slab that the arena `owner` owns. Its
+    /// own number is the slab's plus `offset`.
+    pub(crate) fn new(owner: u16, offset: u8, index: u8) -> Self {
         Self {
             bits: AtomicU64::new(0),
             next: AtomicU32::new(0),
-            slab,
+            owner,
+            offset,
+            index,
         }
     }
 
-    /// The slab that the word belongs to.
+    /// The arena on whose inbox the word belongs.
     #[inline]
-    pub(crate) fn slab(&self) -> u32 {
-        self.slab
+    pub(crate) fn owner(&self) -> u16 {
+        self.owner
+    }
+
+    /// By how much the word's number exceeds its slab's.
+    #[inline]
+    pub(crate) fn offset(&self) -> u32 {
+        u32::from(self.offset)
+    }
+
+    /// The slot of the lowest bit.
+    #[inline]
+    pub(crate) fn first_slot(&self) -> u32 {
+        u32::from(self.index) * SLOTS_PER_WORD
     }
 
     /// Frees slots.
     ///
-    /// With [`Publish::MustPush`] the caller pushes the word on the inbox of the
-    /// slab's owner, whom it must have read *before* this call: afterwards only
-    /// the word may be touched, and only to push it.
+    /// With [`Publish::MustPush`] the caller pushes the word, in a [`Chain`], on the
+    /// inbox of the slab's owner, whom it must have read *before* this call:
+    /// afterwards only the word may be touched, and only to push it.
     #[inline]
     pub(crate) fn publish(&self, slots: u64) -> Publish {
         debug_assert!(slots != 0 && slots & QUEUED == 0);
@@ -120,22 +136,35 @@ pub(crate) trait Words {
     fn word(&self, id: u32) -> &RemoteWord;
 }
 
-/// Words with slots for one arena. Zeroed memory is an empty inbox.
+/// Words on their way to one inbox, which they reach by a single push.
+#[derive(Debug, Default)]
+#[must_use]
+pub(crate) struct Chain {
+    first: u32,
+    last: u32,
+}
+
+impl Chain {
+    /// Adds a word, for which the caller has got [`Publish::MustPush`].
+    #[inline]
+    pub(crate) fn add(&mut self, words: &impl Words, id: u32) {
+        debug_assert!(id != 0);
+        words.word(id).next.store(self.first, Relaxed);
+        if self.first == 0 {
+            self.last = id;
+        }
+        self.first = id;
+    }
+}
+
+/// Words with slots for one owner. Zeroed memory is an empty inbox.
 pub(crate) struct Inbox {
     head: AtomicU32,
 }
 
 impl Inbox {
     /// An empty inbox.
-    #[cfg(not(loom))]
-    pub(crate) const fn new() -> Self {
-        Self {
-            head: AtomicU32::new(0),
-        }
-    }
-
-    /// An empty inbox.
-    #[cfg(loom)]
+    #[cfg(test)]
     pub(crate) fn new() -> Self {
         Self {
             head: AtomicU32::new(0),
@@ -149,43 +178,53 @@ impl Inbox {
         self.head.load(Relaxed) == 0
     }
 
-    /// Puts a word on the inbox; true if it is the first there.
-    ///
-    /// The caller has got [`Publish::MustPush`] for it, and has not pushed it yet.
+    /// Puts the chain's words on the inbox; true if they are the first there.
     #[inline]
-    pub(crate) fn push(&self, words: &impl Words, id: u32) -> bool {
-        debug_assert!(id != 0);
-        let word = words.word(id);
+    pub(crate) fn push(&self, words: &impl Words, chain: Chain) -> bool {
+        if chain.first == 0 {
+            return false;
+        }
+        let last = words.word(chain.last);
         let mut head = self.head.load(Relaxed);
         loop {
-            word.next.store(head, Relaxed);
-            // Release gives `next` to the owner's swap in `drain`. The words below
-            // came by earlier pushes, whose release sequence this one continues.
-            match self.head.compare_exchange_weak(head, id, Release, Relaxed) {
+            last.next.store(head, Relaxed);
+            // Release gives every link of the chain to the owner's swap in `drain`.
+            // The words below came by earlier pushes, whose release sequence this
+            // one continues.
+            match self
+                .head
+                .compare_exchange_weak(head, chain.first, Release, Relaxed)
+            {
                 Ok(_) => return head == 0,
                 Err(now) => head = now,
             }
         }
     }
 
-    /// Takes every word and hands its slots to `take`; returns how many words.
+    /// Takes every word and hands its number and slots to `take`. Returns how many
+    /// words there were.
     ///
-    /// Only the arena's owner may call, that is the holder of its lock. `take` may
-    /// release the slab once it has got back the last slot.
+    /// Only the owner may call, that is the holder of its lock. `take` may release
+    /// the slab once it has got back the last slot.
     #[inline]
-    pub(crate) fn drain<W: Words>(&self, words: &W, mut take: impl FnMut(&RemoteWord, u64)) -> u32 {
+    pub(crate) fn drain<W: Words>(
+        &self,
+        words: &W,
+        mut take: impl FnMut(u32, &RemoteWord, u64),
+    ) -> u32 {
         // Acquire meets the Release of every push that brought a word here.
         let mut id = self.head.swap(0, Acquire);
         let mut taken = 0;
         while id != 0 {
             let word = words.word(id);
+            let taken_id = id;
             // The link is read before the swap clears QUEUED and with it gives the
             // link away; Release keeps it in this order for the next `publish`.
             id = word.next.load(Relaxed);
             // Acquire meets the Release of each `publish` whose slots are in here.
             let bits = word.bits.swap(0, AcqRel);
             debug_assert!(bits & QUEUED != 0 && bits & !QUEUED != 0);
-            take(word, bits & !QUEUED);
+            take(taken_id, word, bits & !QUEUED);
             taken += 1;
         }
         taken
@@ -204,6 +243,12 @@ mod tests {
         }
     }
 
+    fn chain(words: &Table, ids: &[u32]) -> Chain {
+        let mut chain = Chain::default();
+        ids.iter().for_each(|id| chain.add(words, *id));
+        chain
+    }
+
     #[test]
     fn slots_have_places_of_their_own() {
         let mut seen = std::collections::HashSet::new();
@@ -219,29 +264,35 @@ mod tests {
 
     #[test]
     fn a_word_is_queued_once_until_it_is_drained() {
-        let table = Table((0..3).map(|slab| RemoteWord::new(10 + slab)).collect());
+        let table = Table((0..3).map(|index| RemoteWord::new(7, 2, index)).collect());
         let inbox = Inbox::new();
-        assert_eq!(inbox.drain(&table, |_, _| unreachable!()), 0);
+        assert_eq!(inbox.drain(&table, |_, _, _| unreachable!()), 0);
 
         assert_eq!(table.0[0].publish(0b1), Publish::MustPush);
-        assert!(inbox.push(&table, 1));
+        assert!(inbox.push(&table, chain(&table, &[1])));
         assert_eq!(table.0[0].publish(0b100), Publish::Done);
         assert_eq!(table.0[2].publish(1 << 62), Publish::MustPush);
-        assert!(!inbox.push(&table, 3));
+        assert_eq!(table.0[1].publish(0b1), Publish::MustPush);
+        assert!(!inbox.push(&table, chain(&table, &[3, 2])));
+        assert!(!inbox.push(&table, Chain::default()));
 
         let mut got = Vec::new();
         assert_eq!(
-            inbox.drain(&table, |word, slots| got.push((word.slab(), slots))),
-            2
+            inbox.drain(&table, |id, word, slots| got.push((
+                id,
+                word.first_slot(),
+                slots
+            ))),
+            3
         );
-        assert_eq!(got, [(12, 1 << 62), (10, 0b101)]);
+        assert_eq!(got, [(2, 63, 1), (3, 126, 1 << 62), (1, 0, 0b101)]);
         assert!(inbox.is_empty());
         assert_eq!(table.0[0].publish(0b1), Publish::MustPush);
     }
 
     #[test]
     fn a_slot_freed_twice_is_noticed() {
-        let word = RemoteWord::new(1);
+        let word = RemoteWord::new(1, 0, 0);
         assert_eq!(word.publish(0b110), Publish::MustPush);
         assert_eq!(word.publish(0b010), Publish::DoubleFree);
     }
@@ -283,31 +334,41 @@ mod loom_tests {
     impl Arena {
         fn new(words: u32) -> Arc<Self> {
             Arc::new(Self {
-                words: (0..words).map(RemoteWord::new).collect(),
+                words: (0..words)
+                    .map(|index| RemoteWord::new(0, 0, index as u8))
+                    .collect(),
                 inbox: Inbox::new(),
                 objects: (0..words * 4).map(|_| UnsafeCell::new(0)).collect(),
-                returned: Lock::new(Rank::Arena, vec![0; words as usize]),
+                returned: Lock::new(Rank::Bin, vec![0; words as usize]),
             })
         }
 
-        /// Frees the slots as a thread that does not own the arena.
+        /// Frees slots of one word as a thread that does not own the arena.
         fn free(&self, word: u32, slots: u64) {
-            self.write_objects(word, slots);
-            match self.words[word as usize].publish(slots) {
-                Publish::MustPush => {
-                    self.inbox.push(self, word + 1);
+            self.free_batch(&[(word, slots)]);
+        }
+
+        /// Frees slots of several words with one push.
+        fn free_batch(&self, batch: &[(u32, u64)]) {
+            let mut chain = Chain::default();
+            for &(word, slots) in batch {
+                self.write_objects(word, slots);
+                match self.words[word as usize].publish(slots) {
+                    Publish::MustPush => chain.add(self, word + 1),
+                    Publish::Done => {}
+                    Publish::DoubleFree => panic!("no slot was freed twice"),
                 }
-                Publish::Done => {}
-                Publish::DoubleFree => panic!("no slot was freed twice"),
             }
+            self.inbox.push(self, chain);
         }
 
         fn drain(&self, returned: &mut [u64]) {
-            self.inbox.drain(self, |word, slots| {
-                let all = &mut returned[word.slab() as usize];
+            self.inbox.drain(self, |id, _, slots| {
+                let index = id - 1;
+                let all = &mut returned[index as usize];
                 assert_eq!(*all & slots, 0, "a slot came back twice");
                 *all |= slots;
-                self.write_objects(word.slab(), slots);
+                self.write_objects(index, slots);
             });
         }
 
@@ -356,6 +417,23 @@ mod loom_tests {
             let mut returned = arena.returned.lock();
             arena.drain(&mut returned);
             assert_eq!(*returned, [0b101, 0b10]);
+        });
+    }
+
+    #[test]
+    fn chains_do_not_mix() {
+        loom::model(|| {
+            let arena = Arena::new(2);
+            let freer = {
+                let arena = arena.clone();
+                thread::spawn(move || arena.free_batch(&[(0, 0b1), (1, 0b10)]))
+            };
+            arena.free_batch(&[(1, 0b1), (0, 0b100)]);
+            arena.drain(&mut arena.returned.lock());
+            freer.join().unwrap();
+            let mut returned = arena.returned.lock();
+            arena.drain(&mut returned);
+            assert_eq!(*returned, [0b101, 0b11]);
         });
     }
 

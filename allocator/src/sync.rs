@@ -23,14 +23,16 @@ use core::ops::{Deref, DerefMut};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Rank {
-    /// A stand-alone arena that several threads share by handle.
-    Handle,
-    /// The process heap's list of arenas: attach, exit, adoption.
-    Registry,
-    /// One arena of the process heap.
-    Arena,
+    /// One bin of an arena of the process heap. 0, so that a lock may be zeroed
+    /// memory.
+    Bin = 0,
     /// The process heap's pages.
     Pages,
+    /// The process heap's list of threads and arenas: attach, exit, adoption.
+    Registry,
+    /// A stand-alone arena that several threads share by handle.
+    #[allow(dead_code)]
+    Handle,
 }
 
 #[cfg(all(debug_assertions, not(loom)))]
@@ -71,8 +73,8 @@ mod ranks {
 
 /// A value that only the holder of the lock can reach.
 ///
-/// Not fair, not reentrant, never poisoned. A `const` lock costs nothing until
-/// it is used, and a lock in zeroed memory is an open one.
+/// Not fair, not reentrant, never poisoned. A lock in zeroed memory is an open one
+/// of the rank [`Rank::Bin`], if zeros are a value.
 pub(crate) struct Lock<T> {
     raw: raw::RawLock,
     rank: Rank,
@@ -126,6 +128,7 @@ impl<T> Lock<T> {
     }
 
     /// The value, where the exclusive borrow already keeps everyone else away.
+    #[allow(dead_code)]
     #[inline]
     pub(crate) fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
@@ -363,7 +366,7 @@ mod tests {
     #[test]
     fn one_holder_at_a_time() {
         let rounds = if cfg!(miri) { 20 } else { 20_000 };
-        let lock = Arc::new(Lock::new(Rank::Arena, 0_u64));
+        let lock = Arc::new(Lock::new(Rank::Bin, 0_u64));
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 let lock = Arc::clone(&lock);

@@ -40,6 +40,9 @@ const CAPACITY_START: usize = 8;
 /// class may come on top.
 pub(crate) const BUDGET_BYTES: usize = 256 << 10;
 
+/// Frees past the cache that call for a flush.
+const FREES_PER_FLUSH: u8 = 64;
+
 /// Slow events (fills and flushes) between two ticks of a busy thread.
 const EVENTS_PER_TICK: u32 = 1 << 12;
 
@@ -85,6 +88,8 @@ struct Cold {
     wanted: Cell<bool>,
     /// Every free takes the slow path.
     intercepted: Cell<bool>,
+    /// Frees that went past the cache since the last flush that this called for.
+    passed: Cell<u8>,
 }
 
 /// The stacks of one thread. Zeroed memory is a valid cache without any room:
@@ -120,6 +125,7 @@ impl ThreadCache {
                     capacity: Cell::new(0),
                     wanted: Cell::new(false),
                     intercepted: Cell::new(false),
+                    passed: Cell::new(0),
                 }
             }; CLASSES],
             budget_used: Cell::new(0),
@@ -128,7 +134,8 @@ impl ThreadCache {
         }
     }
 
-    /// Gives a closed cache, in memory that will not move, its room.
+    /// Gives an empty cache, closed or open, in memory that will not move, its room
+    /// as if it had never been used.
     pub(crate) fn open(&self) {
         let slots = self.slots.get().cast::<*mut u8>();
         for (class, stack) in self.stacks.iter().enumerate() {
@@ -138,7 +145,13 @@ impl ThreadCache {
             stack.top.store(base, Relaxed);
             stack.floor.set(base);
             stack.limit.set(base);
+            let cold = &self.cold[class];
+            cold.capacity.set(0);
+            cold.wanted.set(false);
+            cold.intercepted.set(false);
+            cold.passed.set(0);
         }
+        self.budget_used.set(0);
         self.events_until_tick.set(EVENTS_PER_TICK);
     }
 
@@ -239,6 +252,15 @@ impl ThreadCache {
     /// Whether every free of the class takes the slow path.
     pub(crate) fn is_intercepted(&self, class: usize) -> bool {
         self.cold[class].intercepted.get()
+    }
+
+    /// Counts a free that went past the cache. True once in a while, when a part of
+    /// the stack should be flushed as well: its slots may lie in slabs that would
+    /// otherwise be empty.
+    pub(crate) fn flush_is_due(&self, class: usize) -> bool {
+        let passed = (self.cold[class].passed.get() + 1) % FREES_PER_FLUSH;
+        self.cold[class].passed.set(passed);
+        passed == 0
     }
 
     /// The room for a batch that refills an empty stack: half of the capacity,
@@ -480,6 +502,18 @@ mod tests {
         assert_eq!(cache.len(class), 0);
         assert_eq!(cache.cold[class].capacity.get(), 0);
         assert_eq!(cache.budget_used.get(), 0);
+    }
+
+    #[test]
+    fn a_cache_that_is_opened_again_is_as_new() {
+        let cache = open_cache();
+        assert!(cache.grow(5) && cache.grow(5));
+        cache.intercept_frees(5, true);
+        cache.open();
+        cache.check();
+        assert!(cache.grow(5));
+        // SAFETY: The class exists, and the cache is this thread's.
+        assert!(unsafe { cache.push(5, slot(0)) });
     }
 
     #[test]

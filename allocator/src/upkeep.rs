@@ -37,7 +37,7 @@ impl LocalArena {
     pub fn purge_due(&mut self, now_ms: u64) -> Purged {
         self.retire_all_current();
         let (punched, punch_due_ms) = self.punch_due(now_ms);
-        let (purged, purge_due_ms) = self.source.pages.purge_due(now_ms);
+        let (purged, purge_due_ms) = self.source.pages.purge_due(now_ms, u32::MAX);
         Purged {
             bytes: (punched + purged) as usize * PAGE_BYTES + self.source.records.purge(),
             next_due_ms: match (purge_due_ms, punch_due_ms) {

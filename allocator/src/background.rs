@@ -1,0 +1,143 @@
+//! The purge thread: started when there is something to do for the first time,
+//! asleep whenever there is nothing.
+//!
+//! It knows only a function to call. That does what is due and says when it wants
+//! to be called again, or that it has nothing left to do. Then the thread sleeps
+//! without a timeout until somebody [notifies](Background::notify) it, so an idle
+//! process shrinks and then costs nothing.
+//!
+//! ```text
+//!               notify              nothing left to do
+//!  UNSTARTED ------------> AWAKE -----------------------> ASLEEP
+//!                          ^   ^                            |
+//!                          +---+ something left             |
+//!                          ^          notify                |
+//!                          +--------------------------------+
+//! ```
+
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::sync::atomic::fence;
+use crate::sync::{futex_wait, futex_wake};
+use core::ffi::c_void;
+use core::ptr;
+
+const UNSTARTED: u32 = 0;
+const AWAKE: u32 = 1;
+const ASLEEP: u32 = 2;
+/// There is no such thread, and there will be none: the system has refused it.
+const REFUSED: u32 = 3;
+
+/// What the thread does when it is awake.
+pub(crate) struct Work {
+    /// Does what is due. The milliseconds until it is to be called again; `None`
+    /// where nothing is left to do.
+    pub(crate) tick: fn() -> Option<u64>,
+    /// Whether there is something to do: asked once more before the thread sleeps.
+    pub(crate) has_work: fn() -> bool,
+}
+
+/// The thread, started or not.
+pub(crate) struct Background {
+    state: AtomicU32,
+    work: Work,
+}
+
+impl Background {
+    /// The thread, not started.
+    pub(crate) const fn new(work: Work) -> Self {
+        Self {
+            state: AtomicU32::new(UNSTARTED),
+            work,
+        }
+    }
+
+    /// Says that there is something to do, after it can be seen. Must be called
+    /// without any of the heap's locks.
+    #[inline]
+    pub(crate) fn notify(&'static self) {
+        // Either this load comes after the thread's store of ASLEEP and wakes it,
+        // or the thread's last look comes after this fence and sees the work.
+        fence(SeqCst);
+        if self.state.load(Relaxed) & 1 == 0 {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&'static self) {
+        if self
+            .state
+            .compare_exchange(ASLEEP, AWAKE, SeqCst, Relaxed)
+            .is_ok()
+        {
+            futex_wake(&self.state);
+        } else if self
+            .state
+            .compare_exchange(UNSTARTED, AWAKE, SeqCst, Relaxed)
+            .is_ok()
+        {
+            // While the thread is being made, others see it as awake.
+            if !self.start() {
+                self.state.store(REFUSED, Relaxed);
+            }
+        }
+    }
+
+    /// Forgets the thread, in the child of a fork, which does not have it.
+    pub(crate) fn forget(&self) {
+        self.state.store(UNSTARTED, Relaxed);
+    }
+
+    fn start(&'static self) -> bool {
+        // Its deepest call is a purge with its list of ranges.
+        const STACK_BYTES: usize = 128 << 10;
+        // SAFETY: All structures are written by their initialising functions
+        // before they are used. All signals are blocked while the thread is
+        // made, so that it never runs a handler of the program.
+        unsafe {
+            let mut attributes = core::mem::zeroed::<libc::pthread_attr_t>();
+            if libc::pthread_attr_init(&raw mut attributes) != 0 {
+                return false;
+            }
+            libc::pthread_attr_setstacksize(&raw mut attributes, STACK_BYTES);
+            libc::pthread_attr_setdetachstate(&raw mut attributes, libc::PTHREAD_CREATE_DETACHED);
+            let mut all = core::mem::zeroed::<libc::sigset_t>();
+            let mut before = core::mem::zeroed::<libc::sigset_t>();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+            let mut thread = core::mem::zeroed::<libc::pthread_t>();
+            let failed = libc::pthread_create(
+                &raw mut thread,
+                &raw const attributes,
+                run,
+                ptr::from_ref(self).cast_mut().cast(),
+            );
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut());
+            libc::pthread_attr_destroy(&raw mut attributes);
+            failed == 0
+        }
+    }
+
+    fn run(&self) -> ! {
+        loop {
+            if let Some(pause_ms) = (self.work.tick)() {
+                futex_wait(&self.state, AWAKE, Some(pause_ms * 1_000_000));
+                continue;
+            }
+            self.state.store(ASLEEP, SeqCst);
+            fence(SeqCst);
+            if (self.work.has_work)() {
+                let _ = self.state.compare_exchange(ASLEEP, AWAKE, SeqCst, Relaxed);
+            }
+            while self.state.load(SeqCst) == ASLEEP {
+                futex_wait(&self.state, ASLEEP, None);
+            }
+        }
+    }
+}
+
+extern "C" fn run(background: *mut c_void) -> *mut c_void {
+    // SAFETY: `start` passes a reference that lives as long as the process.
+    unsafe { &*background.cast::<Background>() }.run()
+}

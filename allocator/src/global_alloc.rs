@@ -1,0 +1,106 @@
+//! The process heap as Rust's global allocator.
+
+use crate::heap;
+use crate::process::Process;
+use crate::thread;
+use core::alloc::{GlobalAlloc, Layout};
+
+/// The process heap.
+///
+/// ```
+/// use slab_allocator::SlabAlloc;
+///
+/// #[global_allocator]
+/// static ALLOCATOR: SlabAlloc = SlabAlloc::new();
+///
+/// let numbers: Vec<u64> = (0..1000).collect();
+/// assert_eq!(numbers[999], 999);
+/// ```
+///
+/// All values of this type stand for one heap: objects of one may be freed by
+/// another. Free memory goes back to the system within about a second, also while
+/// the process is idle: a background thread, which is started when there is
+/// something to give back for the first time, sees to it.
+///
+/// Running out of memory gives null. A double free, and a free with a wrong size
+/// or of a pointer that the heap does not know, stop the process where they are
+/// noticed, which is not always; otherwise they are undefined behaviour, as with
+/// any allocator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SlabAlloc;
+
+impl SlabAlloc {
+    /// The process heap.
+    pub const fn new() -> Self {
+        Self
+    }
+
+    /// Bytes that an object may use: at least those that were asked for.
+    ///
+    /// # Safety
+    ///
+    /// The object was allocated by the process heap and is live.
+    pub unsafe fn usable_size(&self, object: *const u8) -> usize {
+        // SAFETY: Passed on to the caller.
+        unsafe { heap::usable_size(object) }
+    }
+
+    /// Frees an object without its layout.
+    ///
+    /// # Safety
+    ///
+    /// The object was allocated by the process heap and is not used any more.
+    pub unsafe fn free_unsized(&self, object: *mut u8) {
+        // SAFETY: Passed on to the caller.
+        unsafe { heap::free_unsized(object) };
+    }
+
+    /// Gives what lies in the calling thread's cache, at most some 256 KiB, back to
+    /// the slabs: worth a call by a thread that is about to sleep for long.
+    pub fn flush_thread_cache(&self) {
+        let thread = thread::current();
+        if let (true, Some(process)) = (thread.has_cache(), Process::get()) {
+            process.flush_all(thread);
+        }
+    }
+
+    /// Gives all free pages back to the system at once. Returns the bytes.
+    pub fn purge(&self) -> usize {
+        self.flush_thread_cache();
+        Process::get().map_or(0, Process::purge_all)
+    }
+
+    /// Changes the time in milliseconds within which free pages go back to the
+    /// system; 0 lets the background thread give them back as soon as it can. 1000
+    /// by default.
+    pub fn set_decay_ms(&self, decay_ms: u32) {
+        if let Some(process) = Process::get_or_make() {
+            process.set_decay_ms(decay_ms);
+        }
+    }
+}
+
+// SAFETY: The heap's operations uphold what the trait asks for, and none panics.
+unsafe impl GlobalAlloc for SlabAlloc {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        heap::allocate(layout.size(), layout.align())
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, object: *mut u8, layout: Layout) {
+        // SAFETY: Passed on to the caller.
+        unsafe { heap::free(object, layout.size(), layout.align()) };
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        heap::allocate_zeroed(layout.size(), layout.align())
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, object: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: Passed on to the caller.
+        unsafe { heap::reallocate(object, layout.size(), layout.align(), new_size) }
+    }
+}

@@ -1,0 +1,339 @@
+//! The process heap's operations: fast paths that run on the thread's cache alone,
+//! and their cold exits.
+//!
+//! Allocating is: class of the size, pop. Freeing with a known size is: class of
+//! the size, push; neither the object nor the page map is touched. Everything
+//! else, from a thread's first call on, happens in functions marked cold.
+//!
+//! Nothing here panics, formats, uses a thread-local with a destructor or calls
+//! back into the global allocator. A failed allocation returns null.
+
+use crate::fatal::fatal;
+use crate::page_map::LARGE_HEAD;
+use crate::process::Process;
+use crate::process_arena::{CLASSES, Released};
+use crate::size_class::GENERAL;
+use crate::thread::{self, Thread};
+use core::ptr;
+
+/// The largest size in bytes that comes from slabs.
+const SMALL_MAX: usize = GENERAL.small_max();
+
+/// The size to ask for so that the object is aligned: slots of a class are aligned
+/// to every power of two that divides its size, and a multiple of the alignment is
+/// rounded up to a class that is one, too.
+#[inline(always)]
+const fn aligned_size(size: usize, align: usize) -> usize {
+    (size + (align - 1)) & !(align - 1)
+}
+
+/// Allocates `size` bytes at a multiple of `align`, a power of two. Null where
+/// memory is short. `size` plus `align` must not overflow.
+#[inline(always)]
+pub(crate) fn allocate(size: usize, align: usize) -> *mut u8 {
+    let rounded = aligned_size(size, align);
+    if rounded > SMALL_MAX {
+        return allocate_large(size, align);
+    }
+    let class = GENERAL.class_of(rounded);
+    // SAFETY: The class exists, and the cache is the calling thread's.
+    let slot = unsafe { thread::current().cache.pop(class) };
+    if slot.is_null() {
+        allocate_slow(class)
+    } else {
+        slot
+    }
+}
+
+/// The same, with the first `size` bytes zero.
+#[inline]
+pub(crate) fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
+    if aligned_size(size, align) > SMALL_MAX {
+        return allocate_large_zeroed(size, align);
+    }
+    let object = allocate(size, align);
+    if !object.is_null() {
+        // SAFETY: The object is new and has this size.
+        unsafe { object.write_bytes(0, size) };
+    }
+    object
+}
+
+/// Frees an object of known size.
+///
+/// # Safety
+///
+/// The object was allocated by this heap with this size and alignment, and is
+/// not used any more.
+#[inline(always)]
+pub(crate) unsafe fn free(object: *mut u8, size: usize, align: usize) {
+    let rounded = aligned_size(size, align);
+    if rounded > SMALL_MAX {
+        // SAFETY: Passed on to the caller.
+        return unsafe { free_large(object) };
+    }
+    // SAFETY: Passed on to the caller.
+    unsafe { free_small(object, GENERAL.class_of(rounded)) };
+}
+
+/// # Safety
+///
+/// As for [`free`], and the object is of the class.
+#[inline(always)]
+unsafe fn free_small(object: *mut u8, class: usize) {
+    debug_assert!(is_of_class(object, class));
+    // SAFETY: The class exists, the cache is the calling thread's, and the caller
+    // gives the object away.
+    unsafe {
+        if !thread::current().cache.push(class, object) {
+            free_slow(object, class);
+        }
+    }
+}
+
+/// Frees an object whose size its owner does not know.
+///
+/// # Safety
+///
+/// The object was allocated by this heap and is not used any more.
+#[inline]
+pub(crate) unsafe fn free_unsized(object: *mut u8) {
+    // SAFETY: The object exists, and so does the heap.
+    let process = unsafe { Process::get_unchecked() };
+    // SAFETY: The object is live.
+    let entry = unsafe { process.pages.class_entry(object) };
+    if usize::from(entry.wrapping_sub(1)) < CLASSES {
+        // SAFETY: The page map names the object's class.
+        unsafe { free_small(object, usize::from(entry) - 1) };
+    } else {
+        // SAFETY: Passed on to the caller.
+        unsafe { free_large(object) };
+    }
+}
+
+/// Bytes that the object may use.
+///
+/// # Safety
+///
+/// The object was allocated by this heap and is live.
+#[inline]
+pub(crate) unsafe fn usable_size(object: *const u8) -> usize {
+    // SAFETY: The object exists and is live, and so does the heap.
+    unsafe {
+        let process = Process::get_unchecked();
+        match process.pages.class_entry(object) {
+            LARGE_HEAD => process.pages.large_bytes(object),
+            entry if usize::from(entry.wrapping_sub(1)) < CLASSES => {
+                GENERAL.class(usize::from(entry) - 1).size as usize
+            }
+            _ => fatal("size of a pointer that was not allocated", object.addr()),
+        }
+    }
+}
+
+/// Gives an object of known size the size `new`, keeping what fits, and moves it
+/// only where it must. Null leaves it as it is.
+///
+/// # Safety
+///
+/// As for [`free`] if the result is not null, with `old` as the size. `new` plus
+/// `align` must not overflow.
+#[inline]
+pub(crate) unsafe fn reallocate(object: *mut u8, old: usize, align: usize, new: usize) -> *mut u8 {
+    let rounded_old = aligned_size(old, align);
+    let rounded_new = aligned_size(new, align);
+    if rounded_old <= SMALL_MAX
+        && rounded_new <= SMALL_MAX
+        && GENERAL.class_of(rounded_old) == GENERAL.class_of(rounded_new)
+    {
+        return object;
+    }
+    // SAFETY: Passed on to the caller.
+    unsafe { reallocate_slow(object, old, align, new) }
+}
+
+#[cold]
+#[inline(never)]
+unsafe fn reallocate_slow(object: *mut u8, old: usize, align: usize, new: usize) -> *mut u8 {
+    let stays_large = aligned_size(old, align) > SMALL_MAX && aligned_size(new, align) > SMALL_MAX;
+    // SAFETY: An object exists, and so does the heap.
+    let process = unsafe { Process::get_unchecked() };
+    if stays_large && process.pages.resize_large(object, new) {
+        process.after_large_free();
+        return object;
+    }
+    let target = allocate(new, align);
+    if !target.is_null() {
+        // SAFETY: Both objects are live and distinct, and hold that many bytes;
+        // the caller gives the old one away.
+        unsafe {
+            ptr::copy_nonoverlapping(object, target, old.min(new));
+            free(object, old, align);
+        }
+    }
+    target
+}
+
+/// Allocates where the thread's cache has nothing, or nothing above its low-water
+/// mark, or where there is no cache.
+#[cold]
+#[inline(never)]
+fn allocate_slow(class: usize) -> *mut u8 {
+    let Some(process) = Process::get_or_make() else {
+        return ptr::null_mut();
+    };
+    let Some(thread) = cached_thread(process) else {
+        return allocate_uncached(process, class);
+    };
+    // SAFETY: The class exists, and the cache is the calling thread's.
+    let slot = unsafe { thread.cache.pop_below_mark(class) };
+    if !slot.is_null() {
+        return slot;
+    }
+    let room = thread.cache.room_for_fill(class);
+    let mut count = process.arena_of(thread).fill(&process.pages, class, room);
+    if count == 0 {
+        process.flush_all(thread);
+        process.reclaim();
+        count = process.arena_of(thread).fill(&process.pages, class, room);
+    }
+    // The stack gives out what lies last, and slots are best used in the order of
+    // their addresses.
+    room[..count].reverse();
+    thread.cache.filled(class, count);
+    // SAFETY: As above.
+    let slot = unsafe { thread.cache.pop_below_mark(class) };
+    process.after_slow_event(thread, Released::default());
+    slot
+}
+
+/// Frees where the thread's cache is full, or is to be passed by, or where there
+/// is none.
+///
+/// # Safety
+///
+/// As for [`free_small`].
+#[cold]
+#[inline(never)]
+unsafe fn free_slow(object: *mut u8, class: usize) {
+    // SAFETY: An object exists, and so does the heap.
+    let process = unsafe { Process::get_unchecked() };
+    let Some(thread) = cached_thread(process) else {
+        // SAFETY: Passed on to the caller.
+        return unsafe { free_uncached(process, object, class) };
+    };
+    let cache = &thread.cache;
+    let mut released = Released::default();
+    if cache.is_intercepted(class) {
+        // SAFETY: The caller gives the object away.
+        let sparse = unsafe {
+            process
+                .arena_of(thread)
+                .release_if_sparse(&process.pages, class, object)
+        };
+        if let Some(outcome) = sparse {
+            cache.intercept_frees(class, outcome.sparse);
+            if cache.flush_is_due(class) {
+                process.flush(thread, class, cache.len(class).div_ceil(2));
+            }
+            return process.after_slow_event(thread, outcome);
+        }
+        // SAFETY: As above.
+        if unsafe { cache.push_intercepted(class, object) } {
+            return;
+        }
+    }
+    if !cache.grow(class) {
+        released = process.flush(thread, class, cache.len(class).div_ceil(2));
+        if released.sparse && !cache.is_intercepted(class) {
+            process.flush(thread, class, usize::MAX);
+        }
+        cache.intercept_frees(class, released.sparse);
+    }
+    // SAFETY: As above; there is room now.
+    unsafe { cache.push_intercepted(class, object) };
+    process.after_slow_event(thread, released);
+}
+
+/// The calling thread's record, with a cache, which it gets now if it is new.
+fn cached_thread(process: &Process) -> Option<&'static Thread> {
+    let thread = thread::current();
+    if thread.has_cache() {
+        Some(thread)
+    } else {
+        process.attach()
+    }
+}
+
+/// Allocates for a thread without a cache, of which there are few: one that is
+/// ending, or for which there is no memory.
+fn allocate_uncached(process: &Process, class: usize) -> *mut u8 {
+    let mut slot = [ptr::null_mut()];
+    if let Some(arena) = process.common_arena() {
+        arena.fill(&process.pages, class, &mut slot);
+    }
+    slot[0]
+}
+
+/// # Safety
+///
+/// As for [`free_small`].
+unsafe fn free_uncached(process: &Process, object: *mut u8, class: usize) {
+    if let Some(arena) = process.common_arena() {
+        // SAFETY: The caller gives the object away.
+        unsafe {
+            process
+                .arenas
+                .release(&process.pages, arena.number(), class, &[object])
+        };
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn allocate_large(size: usize, align: usize) -> *mut u8 {
+    large(size, align).0
+}
+
+#[cold]
+#[inline(never)]
+fn allocate_large_zeroed(size: usize, align: usize) -> *mut u8 {
+    let (object, is_zero) = large(size, align);
+    if !object.is_null() && !is_zero {
+        // SAFETY: The object is new and has this size.
+        unsafe { object.write_bytes(0, size) };
+    }
+    object
+}
+
+fn large(size: usize, align: usize) -> (*mut u8, bool) {
+    let Some(process) = Process::get_or_make() else {
+        return (ptr::null_mut(), false);
+    };
+    let found = process.pages.allocate_large(size, align);
+    if !found.0.is_null() {
+        return found;
+    }
+    process.reclaim();
+    process.pages.allocate_large(size, align)
+}
+
+/// # Safety
+///
+/// As for [`free`].
+#[cold]
+#[inline(never)]
+unsafe fn free_large(object: *mut u8) {
+    // SAFETY: An object exists, and so does the heap.
+    let process = unsafe { Process::get_unchecked() };
+    process.pages.free_large(object);
+    process.after_large_free();
+}
+
+/// Whether the page map agrees that the object is of the class.
+fn is_of_class(object: *mut u8, class: usize) -> bool {
+    // SAFETY: An object exists, and so does the heap.
+    let pages = &unsafe { Process::get_unchecked() }.pages;
+    // SAFETY: The object is live.
+    pages.contains(object) && usize::from(unsafe { pages.class_entry(object) }) == class + 1
+}

@@ -1,0 +1,352 @@
+//! The process heap as a whole: the one that backs the global allocator. Made by
+//! the first thread that needs it, and never unmade.
+//!
+//! Here the parts below are put together: threads attach and leave, the fork
+//! handlers take every lock in rank order, and the purge thread's tick goes over
+//! arenas and pages.
+
+use crate::background::{Background, Work};
+use crate::fork::{self, Handlers};
+use crate::os;
+use crate::page_heap::PageHeapOptions;
+use crate::process_arena::{ArenaTable, CLASSES, ProcessArena, Released};
+use crate::shared_pages::SharedPages;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicBool, AtomicU32};
+use crate::sync::{Lock, Rank};
+use crate::thread::{self, ARENAS_MAX, ExitKey, Registry, Thread};
+use crate::units::PAGE_BYTES;
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+
+/// Address space of the heap, in bytes, if the process may have it; else half, and
+/// so on down to the least of use.
+const REGION_BYTES: usize = 1 << 40;
+const REGION_BYTES_MIN: usize = 64 << 20;
+
+/// Milliseconds within which free pages go back to the system.
+const DECAY_MS: u32 = 1000;
+
+/// Dirty pages from which on the purge thread is woken.
+const DIRTY_PAGES_WAKE: u32 = (256 << 10) / PAGE_BYTES as u32;
+
+/// Pages that the purge thread gives back under one hold of the page lock.
+const PURGE_PAGES_MAX: u32 = (2 << 20) / PAGE_BYTES as u32;
+
+/// Bounds of the purge thread's pause while it has something to do.
+const PAUSE_MS_MIN: u64 = 10;
+const PAUSE_MS_MAX: u64 = 1000;
+
+/// The heap.
+pub(crate) struct Process {
+    pub(crate) pages: SharedPages,
+    pub(crate) arenas: ArenaTable,
+    registry: Lock<Registry>,
+    exit_key: Option<ExitKey>,
+}
+
+struct Place {
+    made: AtomicBool,
+    making: Lock<()>,
+    process: UnsafeCell<MaybeUninit<Process>>,
+}
+
+// SAFETY: `process` is written under the lock before `made` is set, and shared
+// after that.
+unsafe impl Sync for Place {}
+
+static PLACE: Place = Place {
+    made: AtomicBool::new(false),
+    making: Lock::new(Rank::Registry, ()),
+    process: UnsafeCell::new(MaybeUninit::uninit()),
+};
+
+static BACKGROUND: Background = Background::new(Work { tick, has_work });
+
+/// Counts the purge thread's ticks, to which every thread answers with one of its
+/// cache in its next slow path.
+static EPOCH: AtomicU32 = AtomicU32::new(0);
+
+impl Process {
+    /// The heap, if it has been made.
+    #[inline]
+    pub(crate) fn get() -> Option<&'static Self> {
+        // Acquire meets the Release of `make`.
+        // SAFETY: The heap was written before `made` was set.
+        PLACE
+            .made
+            .load(Acquire)
+            .then(|| unsafe { Self::get_unchecked() })
+    }
+
+    /// The heap.
+    ///
+    /// # Safety
+    ///
+    /// It has been made: a thread has attached, or an object exists.
+    #[inline(always)]
+    pub(crate) unsafe fn get_unchecked() -> &'static Self {
+        // SAFETY: Written once, before the caller could know of it.
+        unsafe { (*PLACE.process.get()).assume_init_ref() }
+    }
+
+    /// The heap, which is made if need be; `None` where the process may not have
+    /// the address space.
+    pub(crate) fn get_or_make() -> Option<&'static Self> {
+        match Self::get() {
+            Some(process) => Some(process),
+            None => Self::make(),
+        }
+    }
+
+    #[cold]
+    fn make() -> Option<&'static Self> {
+        {
+            let _making = PLACE.making.lock();
+            if !PLACE.made.load(Relaxed) {
+                let process = Self {
+                    pages: SharedPages::new(&PageHeapOptions {
+                        region_bytes: REGION_BYTES,
+                        region_bytes_min: REGION_BYTES_MIN,
+                        decay_ms: DECAY_MS,
+                    })?,
+                    arenas: ArenaTable::new(arenas_max())?,
+                    registry: Lock::new(Rank::Registry, Registry::new()?),
+                    exit_key: ExitKey::new(thread_exit),
+                };
+                // SAFETY: The lock is held and nobody has seen the place yet.
+                unsafe { (*PLACE.process.get()).write(process) };
+                // Release meets the Acquire of `get`.
+                PLACE.made.store(true, Release);
+            }
+        }
+        // Without the lock, as the system may allocate here.
+        static REGISTERED: AtomicBool = AtomicBool::new(false);
+        if !REGISTERED.swap(true, Relaxed) {
+            fork::register(&Handlers {
+                prepare: fork_prepare,
+                parent: fork_parent,
+                child: fork_child,
+            });
+        }
+        Self::get()
+    }
+
+    /// Gives the calling thread, which has none, a cache and an arena. `None`
+    /// where it has to do without.
+    #[cold]
+    pub(crate) fn attach(&self) -> Option<&'static Thread> {
+        if thread::current().is_late() {
+            return None;
+        }
+        let thread = self.registry.lock().attach(&self.arenas)?;
+        thread::set_current(thread);
+        if let Some(key) = self.exit_key {
+            key.arm(thread);
+        }
+        Some(thread)
+    }
+
+    /// The arena that serves the thread.
+    #[inline]
+    pub(crate) fn arena_of(&self, thread: &Thread) -> &ProcessArena {
+        self.arenas.arena(thread.arena())
+    }
+
+    /// The arena of threads without a cache; `None` where memory is short.
+    pub(crate) fn common_arena(&self) -> Option<&ProcessArena> {
+        if self.arenas.is_empty() {
+            let _registry = self.registry.lock();
+            // SAFETY: Arenas are added under the registry's lock alone.
+            unsafe { self.arenas.add() };
+        }
+        (!self.arenas.is_empty()).then(|| self.arenas.arena(0))
+    }
+
+    /// Does what a fill or a flush calls for: wakes the purge thread, and gives
+    /// back what the thread's cache has not used for a while.
+    #[inline]
+    pub(crate) fn after_slow_event(&self, thread: &'static Thread, released: Released) {
+        if released.mailed || self.pages.dirty() >= DIRTY_PAGES_WAKE {
+            BACKGROUND.notify();
+        }
+        let epoch = EPOCH.load(Relaxed);
+        if thread.cache.slow_event() || thread.epoch.get() != epoch {
+            thread.epoch.set(epoch);
+            self.tick_cache(thread);
+        }
+    }
+
+    /// Wakes the purge thread if there is something for it.
+    #[inline]
+    pub(crate) fn after_large_free(&self) {
+        if self.pages.dirty() >= DIRTY_PAGES_WAKE {
+            BACKGROUND.notify();
+        }
+    }
+
+    #[cold]
+    fn tick_cache(&self, thread: &'static Thread) {
+        for class in 0..CLASSES {
+            let unused = thread.cache.tick(class);
+            self.flush(thread, class, unused);
+        }
+        thread.cache.ticked();
+    }
+
+    /// Returns the `count` slots of the class that have lain in the thread's cache
+    /// longest to their slabs.
+    pub(crate) fn flush(&self, thread: &'static Thread, class: usize, count: usize) -> Released {
+        let slots = thread.cache.oldest(class, count);
+        if slots.is_empty() {
+            return Released::default();
+        }
+        // SAFETY: The cache holds free slots of the class, and forgets them below.
+        let released = unsafe {
+            self.arenas
+                .release(&self.pages, thread.arena(), class, slots)
+        };
+        thread.cache.flushed(class, slots.len());
+        released
+    }
+
+    /// Returns everything in the calling thread's cache to the slabs.
+    pub(crate) fn flush_all(&self, thread: &'static Thread) {
+        for class in 0..CLASSES {
+            self.flush(thread, class, usize::MAX);
+        }
+    }
+
+    /// Takes back all that other threads have freed and that idle arenas keep,
+    /// when memory has run out.
+    #[cold]
+    pub(crate) fn reclaim(&self) {
+        for arena in self.arenas.iter() {
+            arena.settle(&self.pages);
+            arena.settle(&self.pages);
+        }
+    }
+
+    /// Gives all free pages back at once. Returns the bytes.
+    pub(crate) fn purge_all(&self) -> usize {
+        self.reclaim();
+        let mut bytes = 0;
+        loop {
+            let purged = self
+                .pages
+                .with(|pages| pages.source.pages.purge(PURGE_PAGES_MAX));
+            bytes += purged as usize * PAGE_BYTES;
+            if purged < PURGE_PAGES_MAX {
+                return bytes + self.pages.with(|pages| pages.source.records.purge());
+            }
+        }
+    }
+
+    /// Changes the time in milliseconds within which free pages are given back.
+    pub(crate) fn set_decay_ms(&self, decay_ms: u32) {
+        self.pages
+            .with(|pages| pages.source.pages.set_decay_ms(decay_ms));
+        BACKGROUND.notify();
+    }
+}
+
+/// Arenas for so many threads as can run at the same time, and as many again for
+/// those that wait while they hold a lock or a lot of memory.
+fn arenas_max() -> u16 {
+    // SAFETY: The call only reads.
+    let processors = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    (processors.max(1) as usize * 4).min(ARENAS_MAX) as u16
+}
+
+/// What the purge thread does when it is awake.
+fn tick() -> Option<u64> {
+    let process = Process::get()?;
+    EPOCH.fetch_add(1, Relaxed);
+    let mut busy = false;
+    for arena in process.arenas.iter() {
+        busy |= arena.settle(&process.pages);
+    }
+    let now_ms = os::now_ms();
+    let next_ms = loop {
+        // In slices, so that nobody waits long for the page lock.
+        let (purged, next_ms) = process
+            .pages
+            .with(|pages| pages.source.pages.purge_due(now_ms, PURGE_PAGES_MAX));
+        if purged < PURGE_PAGES_MAX {
+            break next_ms;
+        }
+    };
+    process.pages.with(|pages| pages.source.records.purge());
+    match next_ms {
+        Some(next_ms) => Some(
+            next_ms
+                .saturating_sub(os::now_ms())
+                .clamp(PAUSE_MS_MIN, PAUSE_MS_MAX),
+        ),
+        None => busy.then_some(PAUSE_MS_MAX),
+    }
+}
+
+/// Whether the purge thread is needed.
+fn has_work() -> bool {
+    Process::get().is_some_and(|process| {
+        process.pages.dirty() >= DIRTY_PAGES_WAKE
+            || process.arenas.iter().any(ProcessArena::has_mail)
+    })
+}
+
+/// Runs when a thread that has a cache ends.
+unsafe extern "C" fn thread_exit(thread: *mut c_void) {
+    // SAFETY: The key was armed with the thread's record, and the heap exists.
+    let (thread, process) = unsafe { (&*thread.cast::<Thread>(), Process::get_unchecked()) };
+    thread::set_late();
+    process.flush_all(thread);
+    let arena = process.arena_of(thread);
+    if process.registry.lock().detach(thread) {
+        arena.settle(&process.pages);
+    }
+}
+
+extern "C" fn fork_prepare() {
+    PLACE.making.acquire_for_fork();
+    if let Some(process) = Process::get() {
+        process.registry.acquire_for_fork();
+        for arena in process.arenas.iter() {
+            arena.acquire_for_fork();
+        }
+        process.pages.lock().acquire_for_fork();
+    }
+}
+
+extern "C" fn fork_parent() {
+    // SAFETY: `fork_prepare` took the locks on this thread.
+    unsafe { open_after_fork() };
+}
+
+extern "C" fn fork_child() {
+    // SAFETY: `fork_prepare` took the locks on the thread that this is a copy of.
+    unsafe { open_after_fork() };
+    BACKGROUND.forget();
+    if let Some(process) = Process::get() {
+        process.registry.lock().detach_others(thread::current());
+    }
+}
+
+/// # Safety
+///
+/// The calling thread, or the one it is a copy of, has run `fork_prepare`.
+unsafe fn open_after_fork() {
+    if let Some(process) = Process::get() {
+        // SAFETY: The caller's promise.
+        unsafe {
+            process.pages.lock().release_after_fork();
+            for arena in process.arenas.iter() {
+                arena.release_after_fork();
+            }
+            process.registry.release_after_fork();
+        }
+    }
+    // SAFETY: As above.
+    unsafe { PLACE.making.release_after_fork() };
+}

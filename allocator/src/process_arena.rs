@@ -1,0 +1,628 @@
+//! The process heap's arenas. Each owns slabs, in one bin per class with a lock of
+//! its own, which is taken once per batch.
+//!
+//! A bin fills the thread caches in front of it with batches of slots and takes
+//! batches back. Slots of another arena's slabs among them go straight to their
+//! bin if its lock is open, else there as [remote frees](crate::remote_free): so a
+//! thread that frees never waits for another arena.
+//!
+//! A few wholly free slabs stay with their bin, so that a program which allocates
+//! and frees around the border of a slab does not go to the page heap each time;
+//! [`ProcessArena::settle`] gives them up when the class is idle.
+
+use crate::bin::{Bin, CURRENT, OCCUPANCY_LISTS, Refill};
+use crate::fatal::fatal;
+use crate::metadata::Area;
+use crate::punch::{self, Search};
+use crate::remote_free::{Chain, Inbox, Publish, Words};
+use crate::shared_pages::SharedPages;
+use crate::size_class::{GENERAL, SizeClass};
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{Lock, Rank};
+use crate::units::{PAGE_BYTES, PageRun, SlabId};
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+
+/// The number of classes, hence of bins.
+pub(crate) const CLASSES: usize = GENERAL.count();
+
+/// Wholly free slabs that a bin keeps for reuse.
+const EMPTY_SLABS_MAX: usize = 4;
+
+/// Slots that are taken back at a time.
+const BATCH_MAX: usize = 128;
+
+/// Words of foreign slots that are gathered before any is published.
+const PENDING_WORDS: usize = 16;
+
+/// Sparse slabs of a class from which on its frees go past the thread caches:
+/// with fewer there is little to win.
+const SPARSE_SLABS_MIN: u32 = 16;
+/// The least share of sparse slabs among all of the class: one in so many.
+const SPARSE_SHARE: u32 = 8;
+
+/// An arena of the process heap.
+#[repr(C)]
+pub(crate) struct ProcessArena {
+    /// Bit c: class c has had a slab.
+    used: AtomicU64,
+    number: u16,
+    bins: [ProcessBin; CLASSES],
+}
+
+const _: () = assert!(CLASSES <= 64);
+const _: () = assert!(
+    Rank::Bin as u8 == 0,
+    "locks of bins are made of zeroed memory"
+);
+
+/// An arena's slabs of one class, and the way to them for other threads.
+struct ProcessBin {
+    inbox: Inbox,
+    slabs: Lock<Slabs>,
+}
+
+/// What a bin's lock guards. Zeros are a bin without slabs.
+struct Slabs {
+    /// Slots were handed out since the bin last settled.
+    busy: bool,
+    empty_count: u8,
+    empty: [SlabId; EMPTY_SLABS_MAX],
+    bin: Bin,
+}
+
+/// What taking slots back has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Released {
+    /// Frees of the class should go past the thread cache, since many of its
+    /// slabs are sparse: a cache would hand their slots out again and so keep
+    /// them from emptying.
+    pub(crate) sparse: bool,
+    /// Some inbox has slots now, and had none before.
+    pub(crate) mailed: bool,
+}
+
+/// A slot that is being freed, found in the books.
+#[derive(Clone, Copy)]
+struct Found {
+    slab: SlabId,
+    slot: u32,
+    owner: u16,
+}
+
+impl ProcessArena {
+    /// Makes an arena in zeroed memory.
+    ///
+    /// # Safety
+    ///
+    /// `place` is zeroed memory, as large as an arena and aligned like one, that
+    /// nobody else uses; `number` is this arena's alone.
+    unsafe fn initialise(place: *mut Self, number: u16) {
+        // SAFETY: Zeros are empty inboxes, open locks and bins without slabs.
+        unsafe { (&raw mut (*place).number).write(number) };
+    }
+
+    /// The arena's number.
+    #[inline]
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Takes every lock before a fork.
+    pub(crate) fn acquire_for_fork(&self) {
+        for bin in &self.bins {
+            bin.slabs.acquire_for_fork();
+        }
+    }
+
+    /// Opens the locks again after a fork.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Lock::release_after_fork`].
+    pub(crate) unsafe fn release_after_fork(&self) {
+        for bin in &self.bins {
+            // SAFETY: The caller's promise.
+            unsafe { bin.slabs.release_after_fork() };
+        }
+    }
+
+    /// Whether other threads have freed slots that are not taken back yet.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.used().any(|class| !self.bins[class].inbox.is_empty())
+    }
+
+    /// The classes that have had a slab.
+    fn used(&self) -> impl Iterator<Item = usize> {
+        let mut used = self.used.load(Relaxed);
+        core::iter::from_fn(move || {
+            let class = used.trailing_zeros() as usize;
+            (used != 0).then(|| {
+                used &= used - 1;
+                class
+            })
+        })
+    }
+
+    /// Fills `room` with slots of the class, from the fullest slabs first and in
+    /// ascending order within one, and returns how many. Fewer than asked for
+    /// come where that saves a new slab, none where memory is exhausted.
+    pub(crate) fn fill(&self, pages: &SharedPages, class: usize, room: &mut [*mut u8]) -> usize {
+        let shape = GENERAL.class(class);
+        let base = pages.base_address();
+        let inbox = &self.bins[class].inbox;
+        let mut slabs = self.bins[class].slabs.lock();
+        slabs.busy = true;
+        if !inbox.is_empty() {
+            slabs.drain(pages, shape, inbox);
+        }
+        let mut count = 0;
+        loop {
+            let bin = &mut slabs.bin;
+            while count < room.len() {
+                let Some(address) = bin.take() else { break };
+                room[count] = pages.pointer(address);
+                count += 1;
+            }
+            if count == room.len() {
+                break;
+            }
+            // SAFETY: The bin's lock is held, and its slabs are nobody else's.
+            match unsafe { bin.refill(pages.records(), shape, base) } {
+                Refill::Ready => {}
+                Refill::Punched(slab) => {
+                    let (word, bits) = bin.word_at_hand();
+                    refill_pages(pages, slab, shape, word, bits);
+                }
+                Refill::Exhausted if count > 0 => break,
+                Refill::Exhausted => {
+                    let kept = slabs.reuse_empty();
+                    let Some(slab) = kept.or_else(|| self.new_slab(pages, class)) else {
+                        break;
+                    };
+                    // SAFETY: The slab is empty, of the class and this bin's.
+                    unsafe { slabs.bin.adopt(pages.records(), shape, base, slab) };
+                }
+            }
+        }
+        count
+    }
+
+    /// Makes a slab of the class.
+    fn new_slab(&self, pages: &SharedPages, class: usize) -> Option<SlabId> {
+        let slab = pages.with(|pages| pages.source.make(class))?;
+        // SAFETY: The slab is new and of the class.
+        unsafe { pages.write_remote_words(slab, GENERAL.class(class), self.number) };
+        self.used.fetch_or(1 << class, Relaxed);
+        Some(slab)
+    }
+
+    /// Takes a slot back if it lies in a slab of this arena that is at most half
+    /// used; `None` where the caller keeps it.
+    ///
+    /// # Safety
+    ///
+    /// The slot was handed out, is of the class, and the caller gives it away if
+    /// the result is not `None`.
+    pub(crate) unsafe fn release_if_sparse(
+        &self,
+        pages: &SharedPages,
+        class: usize,
+        object: *mut u8,
+    ) -> Option<Released> {
+        let shape = GENERAL.class(class);
+        // SAFETY: The slot is not free yet.
+        let found = unsafe { find(pages, shape, class, object) };
+        if found.owner != self.number {
+            return None;
+        }
+        let mut slabs = self.bins[class].slabs.lock();
+        // SAFETY: The slab is alive and this bin's, whose lock is held.
+        let slab = unsafe { pages.records().slab(found.slab) };
+        if 2 * slab.record().free < shape.slots || slab.record().list == CURRENT {
+            return None;
+        }
+        slabs.put_slot(pages, shape, found);
+        Some(Released {
+            sparse: slabs.is_sparse(),
+            mailed: false,
+        })
+    }
+
+    /// Takes back what other threads have freed. Classes that have handed nothing
+    /// out since the last call also give up the slab that they allocate from, if
+    /// it is empty, and those kept for reuse. Passes over bins whose lock is held.
+    /// Returns whether anything was handed out meanwhile.
+    pub(crate) fn settle(&self, pages: &SharedPages) -> bool {
+        let mut busy = false;
+        for class in self.used() {
+            let bin = &self.bins[class];
+            let Some(mut slabs) = bin.slabs.try_lock() else {
+                busy = true;
+                continue;
+            };
+            let shape = GENERAL.class(class);
+            slabs.drain(pages, shape, &bin.inbox);
+            if core::mem::take(&mut slabs.busy) {
+                busy = true;
+                continue;
+            }
+            // SAFETY: The bin's lock is held, and its slabs are nobody else's.
+            if let Some(slab) = unsafe { slabs.bin.retire_current(pages.records(), shape) } {
+                slabs.keep_empty(pages, slab);
+            }
+            slabs.give_up_empty(pages);
+            slabs.punch(pages, shape);
+        }
+        busy
+    }
+}
+
+impl Slabs {
+    fn drain(&mut self, pages: &SharedPages, shape: &SizeClass, inbox: &Inbox) {
+        inbox.drain(pages, |id, word, slots| {
+            let slab = SlabId(id - word.offset());
+            // The 63 slots lie in two words of the free bitmap at most.
+            let (first, shift) = (word.first_slot() >> 6, word.first_slot() & 63);
+            let low = slots << shift;
+            let high = if shift == 0 { 0 } else { slots >> (64 - shift) };
+            if low != 0 {
+                self.put(pages, slab, first, low);
+            }
+            if high != 0 {
+                self.put(pages, slab, first + 1, high);
+            }
+            self.relist_if_due(pages, shape, slab);
+        });
+    }
+
+    #[inline]
+    fn put_slot(&mut self, pages: &SharedPages, shape: &SizeClass, found: Found) {
+        self.put(pages, found.slab, found.slot >> 6, 1 << (found.slot & 63));
+        self.relist_if_due(pages, shape, found.slab);
+    }
+
+    /// Marks slots as free, given as bits of a word of the slab's bitmap. Stops
+    /// the process if one is free already.
+    #[inline]
+    fn put(&mut self, pages: &SharedPages, slab: SlabId, word: u32, bits: u64) {
+        // SAFETY: The slab is alive and of the bin whose lock guards `self`.
+        let mut slab = unsafe { pages.records().slab(slab) };
+        if slab.word(word) & bits != 0 {
+            fatal(
+                "double free of an object on this page",
+                slab.record().start.0 as usize,
+            );
+        }
+        slab.put(word, bits);
+        self.bin.free += bits.count_ones();
+    }
+
+    /// Puts a slab that has got slots back on the list where it belongs now.
+    #[inline]
+    fn relist_if_due(&mut self, pages: &SharedPages, shape: &SizeClass, slab: SlabId) {
+        // SAFETY: The slab is alive and of the bin whose lock guards `self`.
+        let record = unsafe { pages.records().slab(slab) };
+        if record.record().free >= record.record().relist_at {
+            self.relist(pages, shape, slab);
+        }
+    }
+
+    #[cold]
+    fn relist(&mut self, pages: &SharedPages, shape: &SizeClass, slab: SlabId) {
+        // SAFETY: The slab is of this bin, whose lock is held.
+        if let Some(slab) = unsafe { self.bin.relist(pages.records(), shape, slab) } {
+            self.keep_empty(pages, slab);
+        }
+    }
+
+    fn reuse_empty(&mut self) -> Option<SlabId> {
+        self.empty_count = self.empty_count.checked_sub(1)?;
+        Some(self.empty[usize::from(self.empty_count)])
+    }
+
+    fn keep_empty(&mut self, pages: &SharedPages, slab: SlabId) {
+        if usize::from(self.empty_count) == EMPTY_SLABS_MAX {
+            self.give_up_empty(pages);
+        }
+        self.empty[usize::from(self.empty_count)] = slab;
+        self.empty_count += 1;
+    }
+
+    fn give_up_empty(&mut self, pages: &SharedPages) {
+        let count = usize::from(core::mem::take(&mut self.empty_count));
+        if count > 0 {
+            pages.with(|pages| {
+                for slab in &self.empty[..count] {
+                    // SAFETY: No slot of the slab is in use, and it is no bin's.
+                    unsafe { pages.source.release(*slab) };
+                }
+            });
+        }
+    }
+
+    /// Gives back dead pages inside sparse slabs that have been quiet since the last
+    /// call.
+    fn punch(&mut self, pages: &SharedPages, shape: &SizeClass) {
+        // Slabs that one call looks at, which bounds how long the locks are held.
+        let mut budget = 512;
+        if punch::is_worthwhile(&self.bin, shape) {
+            let records = pages.records();
+            pages.with(|pages| {
+                let heap = &mut pages.source.pages;
+                // SAFETY: The slabs are of the bin whose lock guards `self`.
+                unsafe {
+                    punch::punch(
+                        &mut self.bin,
+                        shape,
+                        records,
+                        heap,
+                        Search::Quiet,
+                        &mut budget,
+                    )
+                }
+            });
+        }
+    }
+
+    /// Whether frees of the class should go past the thread caches.
+    fn is_sparse(&self) -> bool {
+        let lists = OCCUPANCY_LISTS / 2..OCCUPANCY_LISTS;
+        let sparse: u32 = lists.map(|list| self.bin.length(list)).sum();
+        sparse >= SPARSE_SLABS_MIN && sparse * SPARSE_SHARE >= self.bin.slabs
+    }
+}
+
+/// Where a slot is. Stops the process where the object is not of the class.
+///
+/// # Safety
+///
+/// The object is live, or was never handed out by this heap.
+#[inline]
+unsafe fn find(pages: &SharedPages, shape: &SizeClass, class: usize, object: *mut u8) -> Found {
+    // SAFETY: A live object keeps its slab alive.
+    unsafe {
+        if usize::from(pages.class_entry(object)) != class + 1 {
+            fatal(
+                "free of a pointer with another size than it was allocated with",
+                object.addr(),
+            );
+        }
+        let slab = pages.slab_of(object);
+        Found {
+            slab,
+            slot: pages.slot_of(object, slab, shape),
+            owner: pages.owner(slab, shape),
+        }
+    }
+}
+
+/// Notes that the pages of these slots of a slab get memory again.
+fn refill_pages(pages: &SharedPages, slab: SlabId, class: &SizeClass, word: u32, bits: u64) {
+    let first = word * 64 + bits.trailing_zeros();
+    let last = word * 64 + 63 - bits.leading_zeros();
+    let (first, last) = class.pages_of_slots(first, last);
+    // SAFETY: The slab is of a bin whose lock the caller holds.
+    let mut slab = unsafe { pages.records().slab(slab) };
+    slab.record_mut().punched &= !(((2_u32 << (last - first)) - 1) << first) as u16;
+    let run = PageRun {
+        start: slab.record().start.plus(first),
+        pages: last - first + 1,
+    };
+    pages.with(|pages| pages.source.pages.refill(run));
+}
+
+/// All arenas of the process, by number. They live as long as it does.
+pub(crate) struct ArenaTable {
+    area: Area,
+    count: AtomicU32,
+    count_max: u16,
+}
+
+// SAFETY: Arenas are made for sharing, and nothing else of the area is used.
+unsafe impl Sync for ArenaTable {}
+
+/// Bytes from one arena to the next: the pages that an arena does not use are
+/// never touched.
+const STRIDE: usize = size_of::<ProcessArena>().next_multiple_of(PAGE_BYTES);
+
+impl ArenaTable {
+    /// Makes room for `count_max` arenas; `None` where the process may not have
+    /// the address space.
+    pub(crate) fn new(count_max: u16) -> Option<Self> {
+        let bytes = usize::from(count_max) * STRIDE;
+        let mut area = Area::reserve(bytes, PAGE_BYTES, PAGE_BYTES)?;
+        area.grow_to(bytes).then_some(Self {
+            area,
+            count: AtomicU32::new(0),
+            count_max,
+        })
+    }
+
+    /// The arena with this number, which exists.
+    #[inline]
+    pub(crate) fn arena(&self, number: u16) -> &ProcessArena {
+        debug_assert!(u32::from(number) < self.count.load(Relaxed));
+        // SAFETY: Arenas below the count were made, and stay where they are.
+        unsafe { self.place(number).as_ref() }
+    }
+
+    fn place(&self, number: u16) -> NonNull<ProcessArena> {
+        // SAFETY: The area has room for `count_max` arenas.
+        unsafe { self.area.start().add(usize::from(number) * STRIDE).cast() }
+    }
+
+    /// Whether no arena was made yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        // Acquire meets the Release of `add`.
+        self.count.load(Acquire) == 0
+    }
+
+    /// The arenas made so far.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &ProcessArena> {
+        // Acquire meets the Release of `add`.
+        (0..self.count.load(Acquire) as u16).map(|number| self.arena(number))
+    }
+
+    /// Makes one more; `None` where there are `count_max` already.
+    ///
+    /// # Safety
+    ///
+    /// One thread at a time calls.
+    pub(crate) unsafe fn add(&self) -> Option<&ProcessArena> {
+        let number = self.count.load(Relaxed) as u16;
+        if number == self.count_max {
+            return None;
+        }
+        // SAFETY: The place is committed, zero and not used yet.
+        unsafe { ProcessArena::initialise(self.place(number).as_ptr(), number) };
+        // Release meets the Acquire of `iter`.
+        self.count.store(u32::from(number) + 1, Release);
+        Some(self.arena(number))
+    }
+
+    /// Takes back slots of the class, whichever arena owns them; most of them are
+    /// likely to be `own`'s.
+    ///
+    /// # Safety
+    ///
+    /// The slots were handed out, are of the class, and the caller gives them away.
+    pub(crate) unsafe fn release(
+        &self,
+        pages: &SharedPages,
+        own: u16,
+        class: usize,
+        slots: &[*mut u8],
+    ) -> Released {
+        let mut released = Released::default();
+        for batch in slots.chunks(BATCH_MAX) {
+            // SAFETY: Passed on to the caller.
+            let of_batch = unsafe { self.release_batch(pages, own, class, batch) };
+            released.sparse = of_batch.sparse;
+            released.mailed |= of_batch.mailed;
+        }
+        released
+    }
+
+    /// # Safety
+    ///
+    /// As for [`release`](Self::release); there are at most [`BATCH_MAX`] slots.
+    unsafe fn release_batch(
+        &self,
+        pages: &SharedPages,
+        own: u16,
+        class: usize,
+        slots: &[*mut u8],
+    ) -> Released {
+        let shape = GENERAL.class(class);
+        for &object in slots {
+            // SAFETY: The slot is not free yet, so its slab is alive.
+            prefetch_to_write(pages.records().address(unsafe { pages.slab_of(object) }));
+        }
+        let mut foreign = [const { MaybeUninit::<Found>::uninit() }; BATCH_MAX];
+        let mut foreign_count = 0;
+        let mut slabs = self.arena(own).bins[class].slabs.lock();
+        for &object in slots {
+            // SAFETY: The slot is not free yet.
+            let found = unsafe { find(pages, shape, class, object) };
+            if found.owner == own {
+                slabs.put_slot(pages, shape, found);
+            } else {
+                foreign[foreign_count].write(found);
+                foreign_count += 1;
+            }
+        }
+        let sparse = slabs.is_sparse();
+        drop(slabs);
+        // SAFETY: So many were written.
+        let foreign = unsafe { foreign[..foreign_count].assume_init_mut() };
+        let mailed = self.release_foreign(pages, class, foreign);
+        Released { sparse, mailed }
+    }
+
+    /// Gives slots to the arenas that own them. Returns whether some inbox has
+    /// slots now that had none before.
+    fn release_foreign(&self, pages: &SharedPages, class: usize, mut left: &mut [Found]) -> bool {
+        let shape = GENERAL.class(class);
+        let mut mailed = false;
+        while let Some(first) = left.first() {
+            let owner = first.owner;
+            let count = partition(left, |found| found.owner == owner);
+            let (batch, rest) = left.split_at_mut(count);
+            let bin = &self.arena(owner).bins[class];
+            match bin.slabs.try_lock() {
+                Some(mut slabs) => {
+                    batch
+                        .iter()
+                        .for_each(|found| slabs.put_slot(pages, shape, *found));
+                }
+                None => mailed |= bin.inbox.push(pages, publish(pages, shape, batch)),
+            }
+            left = rest;
+        }
+        mailed
+    }
+}
+
+/// Moves the items that satisfy `is_first` to the front; returns how many.
+fn partition(items: &mut [Found], is_first: impl Fn(&Found) -> bool) -> usize {
+    let mut count = 0;
+    for at in 0..items.len() {
+        if is_first(&items[at]) {
+            items.swap(count, at);
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Frees slots of one owner's slabs for it, each remote word once for as many of
+/// its slots as come along. Returns the words that have to be pushed.
+fn publish(pages: &SharedPages, shape: &SizeClass, slots: &[Found]) -> Chain {
+    let mut chain = Chain::default();
+    let mut publish = |(word, mask): (u32, u64)| match pages.word(word).publish(mask) {
+        Publish::Done => {}
+        Publish::MustPush => chain.add(pages, word),
+        Publish::DoubleFree => fatal(
+            "double free in the slab with this remote word",
+            word as usize,
+        ),
+    };
+    // Words and slots; no slots in an unused entry.
+    let mut pending = [(0_u32, 0_u64); PENDING_WORDS];
+    for found in slots {
+        let (word, mask) = pages.remote_word(found.slab, shape, found.slot);
+        // Records are at least 48 bytes long, in units of 16.
+        let entry = &mut pending[word as usize / 2 % PENDING_WORDS];
+        if entry.1 != 0 && entry.0 != word {
+            publish(core::mem::take(entry));
+        }
+        if entry.1 & mask != 0 {
+            fatal(
+                "double free in the slab with this remote word",
+                word as usize,
+            );
+        }
+        *entry = (word, entry.1 | mask);
+    }
+    pending
+        .into_iter()
+        .filter(|(_, slots)| *slots != 0)
+        .for_each(publish);
+    chain
+}
+
+/// Asks for the cache line at the address, which need not be valid, in order to
+/// write there: the line may be another processor's.
+#[inline(always)]
+fn prefetch_to_write(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: A prefetch of any address is harmless.
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_ET0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}

@@ -1,0 +1,287 @@
+//! The pages of the process heap, which all of its arenas share: the page heap
+//! behind its lock, and the addresses by which any thread finds an object's slab
+//! without that lock.
+
+use crate::fatal::fatal;
+use crate::large::{self, LargeCounts};
+use crate::page_heap::{PageHeap, PageHeapOptions};
+use crate::page_map::LARGE_HEAD;
+use crate::remote_free::{self, RemoteWord, Words};
+use crate::size_class::{GENERAL, SizeClass};
+use crate::slab::{Records, SlabRecord, SlabSource, extra_offset};
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::{Lock, Rank};
+use crate::units::{PAGE_BYTES, PAGE_SHIFT, PageIndex, PageRun, SlabId};
+use core::ptr::NonNull;
+
+/// Bytes in which the numbers of slabs count.
+const UNIT_BYTES: usize = 16;
+
+/// Remote words at the end of a slab's record.
+pub(crate) const fn remote_words(class: &SizeClass) -> u32 {
+    remote_free::words_for(class.slots as u32)
+}
+
+/// The number of a slab's remote word with this index.
+#[inline]
+pub(crate) const fn remote_word_id(slab: SlabId, class: &SizeClass, index: u32) -> u32 {
+    slab.0 + (extra_offset(class) / UNIT_BYTES) as u32 + index
+}
+
+/// What all arenas share.
+pub(crate) struct SharedPages {
+    base: NonNull<u8>,
+    region_bytes: usize,
+    class_entries: *const u8,
+    slab_entries: *const u32,
+    records: Records,
+    /// Free pages that are resident, as of the last change.
+    dirty: AtomicU32,
+    pages: Lock<Pages>,
+}
+
+// SAFETY: `dirty` and `pages` are made for sharing, and the rest stays as it is.
+// The tables behind the pointers are read only at entries of live objects, which
+// nobody changes.
+unsafe impl Sync for SharedPages {}
+// SAFETY: The pointers lead to memory that `pages` owns.
+unsafe impl Send for SharedPages {}
+
+/// What the page lock guards.
+pub(crate) struct Pages {
+    pub(crate) source: SlabSource,
+    pub(crate) large: LargeCounts,
+}
+
+impl SharedPages {
+    /// Reserves the region and the tables; `None` where the process may not have
+    /// the address space.
+    pub(crate) fn new(options: &PageHeapOptions) -> Option<Self> {
+        let heap = PageHeap::new(options)?;
+        let source = SlabSource::new(heap, &GENERAL, |class| {
+            remote_words(class) as usize * size_of::<RemoteWord>()
+        })?;
+        let heap = &source.pages;
+        Some(Self {
+            base: heap.base(),
+            region_bytes: heap.region_bytes(),
+            class_entries: heap.map().class_entries(),
+            slab_entries: heap.map().slab_entries(),
+            records: source.records(),
+            dirty: AtomicU32::new(0),
+            pages: Lock::new(
+                Rank::Pages,
+                Pages {
+                    source,
+                    large: LargeCounts::default(),
+                },
+            ),
+        })
+    }
+
+    /// Runs `act` under the page lock.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Pages) -> T) -> T {
+        let mut pages = self.pages.lock();
+        let result = act(&mut pages);
+        self.dirty.store(pages.source.pages.counts().dirty, Relaxed);
+        result
+    }
+
+    /// The page lock itself, for the fork handlers.
+    pub(crate) fn lock(&self) -> &Lock<Pages> {
+        &self.pages
+    }
+
+    /// Free pages that are resident, as of a moment ago.
+    #[inline]
+    pub(crate) fn dirty(&self) -> u32 {
+        self.dirty.load(Relaxed)
+    }
+
+    /// The slabs' records.
+    #[inline(always)]
+    pub(crate) fn records(&self) -> Records {
+        self.records
+    }
+
+    /// The address from which slots count.
+    #[inline(always)]
+    pub(crate) fn base_address(&self) -> usize {
+        self.base.as_ptr().addr()
+    }
+
+    /// The pointer to an address inside the region.
+    #[inline(always)]
+    pub(crate) fn pointer(&self, address: usize) -> *mut u8 {
+        self.base.as_ptr().with_addr(address)
+    }
+
+    /// Whether the address lies in the region.
+    #[inline(always)]
+    pub(crate) fn contains(&self, object: *const u8) -> bool {
+        object.addr().wrapping_sub(self.base_address()) < self.region_bytes
+    }
+
+    #[inline(always)]
+    fn page_of(&self, object: *const u8) -> usize {
+        object.addr().wrapping_sub(self.base_address()) >> PAGE_SHIFT
+    }
+
+    /// The page map's class entry for an object.
+    ///
+    /// # Safety
+    ///
+    /// The address lies within a live object of the region.
+    #[inline(always)]
+    pub(crate) unsafe fn class_entry(&self, object: *const u8) -> u8 {
+        // SAFETY: The map has grown over every page that was handed out, and the
+        // entry does not change as long as the object lives.
+        unsafe { *self.class_entries.add(self.page_of(object)) }
+    }
+
+    /// The slab of an object.
+    ///
+    /// # Safety
+    ///
+    /// The address lies within a slab that a live object, or one about to be
+    /// freed, keeps alive.
+    #[inline(always)]
+    pub(crate) unsafe fn slab_of(&self, object: *const u8) -> SlabId {
+        // SAFETY: As above.
+        unsafe { SlabId(*self.slab_entries.add(self.page_of(object))) }
+    }
+
+    /// The slot of a small object. Stops the process where the pointer is none that
+    /// was handed out.
+    ///
+    /// # Safety
+    ///
+    /// As for [`slab_of`](Self::slab_of), whose result is `slab`; the slab is of
+    /// the class.
+    #[inline]
+    pub(crate) unsafe fn slot_of(&self, object: *const u8, slab: SlabId, class: &SizeClass) -> u32 {
+        let start = if class.pages == 1 {
+            self.page_of(object)
+        } else {
+            let record = self.records.address(slab).cast::<SlabRecord>();
+            // SAFETY: The record is there as long as the slab lives. Its first page
+            // never changes, so reading it does not disturb the owner, who may
+            // write the other fields meanwhile.
+            unsafe { (&raw const (*record).start).read() }.0 as usize
+        };
+        let offset = object.addr() - self.base_address() - (start << PAGE_SHIFT);
+        let slot = class.slot_of(offset as u32);
+        if slot * class.size != offset as u32 {
+            fatal(
+                "free of a pointer into the middle of an object",
+                object.addr(),
+            );
+        }
+        slot
+    }
+
+    /// The slot's remote word and the mask of its bit.
+    #[inline]
+    pub(crate) fn remote_word(&self, slab: SlabId, class: &SizeClass, slot: u32) -> (u32, u64) {
+        let (index, mask) = remote_free::locate(slot);
+        (remote_word_id(slab, class, index), mask)
+    }
+
+    /// The arena that owns the slab.
+    ///
+    /// # Safety
+    ///
+    /// The slab is live and of the class.
+    #[inline]
+    pub(crate) unsafe fn owner(&self, slab: SlabId, class: &SizeClass) -> u16 {
+        self.word(remote_word_id(slab, class, 0)).owner()
+    }
+
+    /// Writes the remote words of a new slab.
+    ///
+    /// # Safety
+    ///
+    /// The slab is of the class, and nobody else knows of it yet.
+    pub(crate) unsafe fn write_remote_words(&self, slab: SlabId, class: &SizeClass, owner: u16) {
+        for index in 0..remote_words(class) {
+            let id = remote_word_id(slab, class, index);
+            let word = RemoteWord::new(owner, (id - slab.0) as u8, index as u8);
+            // SAFETY: The record has room for its remote words.
+            unsafe {
+                self.records
+                    .address(SlabId(id))
+                    .cast::<RemoteWord>()
+                    .write(word)
+            };
+        }
+    }
+
+    /// Allocates a large object of `size` bytes at a multiple of `align`; null
+    /// where memory is short. The second result says that all of it reads as zero.
+    pub(crate) fn allocate_large(&self, size: usize, align: usize) -> (*mut u8, bool) {
+        self.with(|pages| {
+            let heap = &mut pages.source.pages;
+            let fresh_before = heap.counts().fresh_total;
+            match large::allocate(heap, &mut pages.large, size, align) {
+                Some(run) => {
+                    let fresh = heap.counts().fresh_total - fresh_before;
+                    (
+                        heap.address(run.start).as_ptr(),
+                        fresh == u64::from(run.pages),
+                    )
+                }
+                None => (core::ptr::null_mut(), false),
+            }
+        })
+    }
+
+    /// Frees a large object. Stops the process where none starts at the address.
+    pub(crate) fn free_large(&self, object: *mut u8) {
+        self.with(|pages| {
+            let run = self.large_run(pages, object);
+            large::free(&mut pages.source.pages, &mut pages.large, run);
+        });
+    }
+
+    /// Gives a large object room for `size` bytes where it lies, and no more.
+    /// False, with nothing changed, where the pages behind it are in use.
+    pub(crate) fn resize_large(&self, object: *mut u8, size: usize) -> bool {
+        self.with(|pages| {
+            let run = self.large_run(pages, object);
+            large::resize_in_place(&mut pages.source.pages, &mut pages.large, run, size)
+        })
+    }
+
+    /// Bytes of a live large object.
+    ///
+    /// # Safety
+    ///
+    /// The object is live and starts at the address.
+    pub(crate) unsafe fn large_bytes(&self, object: *const u8) -> usize {
+        // SAFETY: The entry does not change as long as the object lives.
+        let pages = unsafe { *self.slab_entries.add(self.page_of(object)) };
+        pages as usize * PAGE_BYTES
+    }
+
+    fn large_run(&self, pages: &Pages, object: *mut u8) -> PageRun {
+        let map = pages.source.pages.map();
+        let start = PageIndex(self.page_of(object) as u32);
+        if object.addr() & (PAGE_BYTES - 1) != 0 || map.class_entry(start) != LARGE_HEAD {
+            fatal("free of a pointer that was not allocated", object.addr());
+        }
+        PageRun {
+            start,
+            pages: map.slab_entry(start),
+        }
+    }
+}
+
+impl Words for SharedPages {
+    #[inline(always)]
+    fn word(&self, id: u32) -> &RemoteWord {
+        // SAFETY: The callers name words of slabs that are alive because one of
+        // their slots is, and words change by atomics only.
+        unsafe { &*self.records.address(SlabId(id)).cast::<RemoteWord>() }
+    }
+}

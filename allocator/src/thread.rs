@@ -1,0 +1,252 @@
+//! Threads as the process heap sees them: the one thread-local pointer, the
+//! records that it leads to, and which arena each thread uses.
+//!
+//! The pointer has no destructor, since Rust's thread-locals with one may
+//! allocate when they are first used. It starts at [`CLOSED`], a record whose cache
+//! has no room, so that the fast paths need no test for a thread that is new: its
+//! first allocation or free takes the slow path. The end of a thread is told by a
+//! pthread key. Destructors of other keys may run after that and allocate: the
+//! pointer is at [`LATE`] then, another record without room.
+
+use crate::metadata::Area;
+use crate::process_arena::ArenaTable;
+use crate::thread_cache::ThreadCache;
+use crate::units::{PAGE_BYTES, PageIndex, PageRun};
+use core::cell::Cell;
+use core::ffi::c_void;
+use core::ptr;
+
+/// Most arenas of the process.
+pub(crate) const ARENAS_MAX: usize = 256;
+
+/// Most threads that can have a cache at the same time; any more do without.
+const THREADS_MAX: usize = 1 << 16;
+
+/// Free records that keep their memory for the next threads.
+const WARM_RECORDS_MAX: u32 = 8;
+
+/// What the heap keeps for a thread.
+#[repr(C)]
+pub(crate) struct Thread {
+    pub(crate) cache: ThreadCache,
+    /// The arena that fills the cache.
+    arena: Cell<u16>,
+    /// The last tick of the process's clock that the thread has answered.
+    pub(crate) epoch: Cell<u32>,
+    /// The record's place in the registry.
+    index: Cell<u32>,
+}
+
+// SAFETY: The cells belong to the thread that uses the record, and those of free
+// records to the registry. Other threads read the cache alone, as it allows.
+unsafe impl Sync for Thread {}
+
+impl Thread {
+    const fn closed() -> Self {
+        Self {
+            cache: ThreadCache::closed(),
+            arena: Cell::new(0),
+            epoch: Cell::new(0),
+            index: Cell::new(0),
+        }
+    }
+
+    /// The number of the arena that fills the thread's cache.
+    #[inline]
+    pub(crate) fn arena(&self) -> u16 {
+        self.arena.get()
+    }
+
+    /// Whether the thread has a cache of its own.
+    #[inline]
+    pub(crate) fn has_cache(&self) -> bool {
+        !ptr::eq(self, &CLOSED) && !self.is_late()
+    }
+
+    /// Whether the thread is about to end, and has given its cache up.
+    #[inline]
+    pub(crate) fn is_late(&self) -> bool {
+        ptr::eq(self, &LATE)
+    }
+}
+
+/// The record of every thread that has not called the heap yet.
+static CLOSED: Thread = Thread::closed();
+
+/// The record of every thread whose destructors are running.
+static LATE: Thread = Thread::closed();
+
+thread_local! {
+    static CURRENT: Cell<&'static Thread> = const { Cell::new(&CLOSED) };
+}
+
+/// The calling thread's record.
+///
+/// One instruction in an executable, a call in a shared library.
+#[inline(always)]
+pub(crate) fn current() -> &'static Thread {
+    CURRENT.with(Cell::get)
+}
+
+/// Makes the record the calling thread's.
+pub(crate) fn set_current(thread: &'static Thread) {
+    CURRENT.with(|current| current.set(thread));
+}
+
+/// Notes that the calling thread is about to end.
+pub(crate) fn set_late() {
+    set_current(&LATE);
+}
+
+/// Which records are in use, and how many threads use each arena.
+pub(crate) struct Registry {
+    area: Area,
+    /// Records made so far.
+    made: u32,
+    /// A bit for every record below `made` that no thread uses.
+    free: [u64; THREADS_MAX / 64],
+    free_count: u32,
+    /// Threads that use each arena.
+    users: [u32; ARENAS_MAX],
+}
+
+/// Bytes from one record to the next.
+const STRIDE: usize = size_of::<Thread>().next_multiple_of(PAGE_BYTES);
+
+impl Registry {
+    /// A registry without threads; `None` where the process may not have the
+    /// address space.
+    pub(crate) fn new() -> Option<Self> {
+        Some(Self {
+            area: Area::reserve(THREADS_MAX * STRIDE, PAGE_BYTES, 16 * STRIDE)?,
+            made: 0,
+            free: [0; THREADS_MAX / 64],
+            free_count: 0,
+            users: [0; ARENAS_MAX],
+        })
+    }
+
+    /// A record for a thread that has none, with an arena and an open cache. The
+    /// arena is one that no thread uses, with whatever it still holds, else a new
+    /// one, else the one that the fewest use. `None` where memory is short.
+    pub(crate) fn attach(&mut self, arenas: &ArenaTable) -> Option<&'static Thread> {
+        let thread = self.take_record()?;
+        let Some(arena) = self.choose_arena(arenas) else {
+            self.put_record(thread.index.get());
+            return None;
+        };
+        self.users[usize::from(arena)] += 1;
+        thread.arena.set(arena);
+        thread.cache.open();
+        Some(thread)
+    }
+
+    /// Takes the record of a thread back that is about to end and whose cache is
+    /// empty. Returns whether no thread uses its arena any more.
+    pub(crate) fn detach(&mut self, thread: &'static Thread) -> bool {
+        let users = &mut self.users[usize::from(thread.arena())];
+        *users -= 1;
+        let unused = *users == 0;
+        self.put_record(thread.index.get());
+        unused
+    }
+
+    /// Takes the records of all threads but one back, which a fork has left in the
+    /// parent. What lies in their caches is lost.
+    pub(crate) fn detach_others(&mut self, survivor: &'static Thread) {
+        for index in 0..self.made {
+            if !self.is_free(index) && !ptr::eq(self.record(index), survivor) {
+                self.detach(self.record(index));
+            }
+        }
+    }
+
+    fn choose_arena(&self, arenas: &ArenaTable) -> Option<u16> {
+        let made = arenas.iter().count();
+        let least_used = (0..made).min_by_key(|number| self.users[*number]);
+        match least_used {
+            Some(number) if self.users[number] == 0 => Some(number as u16),
+            // SAFETY: The registry is borrowed exclusively, and nobody else adds.
+            _ => match unsafe { arenas.add() } {
+                Some(arena) => Some(arena.number()),
+                None => least_used.map(|number| number as u16),
+            },
+        }
+    }
+
+    fn record(&self, index: u32) -> &'static Thread {
+        debug_assert!(index < self.made);
+        // SAFETY: Records below `made` are committed, valid as zeros or as they
+        // were written, and stay as long as the process.
+        unsafe {
+            self.area
+                .start()
+                .add(index as usize * STRIDE)
+                .cast()
+                .as_ref()
+        }
+    }
+
+    fn is_free(&self, index: u32) -> bool {
+        self.free[index as usize / 64] >> (index % 64) & 1 != 0
+    }
+
+    /// The lowest free record, else a new one.
+    fn take_record(&mut self) -> Option<&'static Thread> {
+        let index = match self.free.iter().position(|word| *word != 0) {
+            Some(word) => {
+                let bits = self.free[word];
+                self.free[word] = bits & (bits - 1);
+                self.free_count -= 1;
+                word as u32 * 64 + bits.trailing_zeros()
+            }
+            None => {
+                let index = self.made;
+                if !self.area.grow_to((index as usize + 1) * STRIDE) {
+                    return None;
+                }
+                self.made += 1;
+                index
+            }
+        };
+        let thread = self.record(index);
+        thread.index.set(index);
+        Some(thread)
+    }
+
+    fn put_record(&mut self, index: u32) {
+        self.free[index as usize / 64] |= 1 << (index % 64);
+        self.free_count += 1;
+        if self.free_count > WARM_RECORDS_MAX {
+            // Zeros are a record with a closed cache. If the system refuses, the
+            // record is as good as it was.
+            let pages = (STRIDE / PAGE_BYTES) as u32;
+            self.area.purge(&[PageRun {
+                start: PageIndex(index * pages),
+                pages,
+            }]);
+        }
+    }
+}
+
+/// Has `hook` called with the record of each thread that ends after it was
+/// [armed](ExitKey::arm).
+#[derive(Clone, Copy)]
+pub(crate) struct ExitKey(libc::pthread_key_t);
+
+impl ExitKey {
+    /// Creates the key; `None` where the process has used up its keys.
+    pub(crate) fn new(hook: unsafe extern "C" fn(*mut c_void)) -> Option<Self> {
+        let mut key = 0;
+        // SAFETY: The hook is a function for as long as the process lives.
+        let failed = unsafe { libc::pthread_key_create(&raw mut key, Some(hook)) };
+        (failed == 0).then_some(Self(key))
+    }
+
+    /// Has the hook called when the calling thread ends.
+    pub(crate) fn arm(self, thread: &'static Thread) {
+        // SAFETY: The key exists. The value is only passed to the hook. Should
+        // this fail, the record is not given back when the thread ends.
+        unsafe { libc::pthread_setspecific(self.0, ptr::from_ref(thread).cast()) };
+    }
+}

@@ -1,0 +1,129 @@
+//! Memory goes back to the system: what the process holds after its objects are
+//! freed. One test alone, since it reads the whole process's memory.
+
+#![cfg(not(loom))]
+
+use slab_allocator::SlabAlloc;
+use std::time::{Duration, Instant};
+
+#[global_allocator]
+static ALLOCATOR: SlabAlloc = SlabAlloc::new();
+
+const MEGABYTE: usize = 1 << 20;
+
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+/// Waits until no more than `bytes` are resident, without calling the allocator
+/// more than reading the figure does.
+fn falls_to(bytes: usize, within: Duration) -> bool {
+    let start = Instant::now();
+    while resident_bytes() > bytes {
+        if start.elapsed() > within {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    true
+}
+
+fn fill(bytes: usize) -> Vec<Vec<u8>> {
+    let mut objects = Vec::new();
+    let mut left = bytes;
+    let mut size = 17;
+    while left > 0 {
+        objects.push(vec![1; size]);
+        left = left.saturating_sub(size);
+        size = 16 + size * 7919 % 500;
+    }
+    objects
+}
+
+#[test]
+fn memory_goes_back() {
+    let before = resident_bytes();
+    assert!(before < 6 * MEGABYTE, "{before} at the start");
+
+    // Everything freed by the thread that made it, while it sleeps.
+    drop(fill(64 * MEGABYTE));
+    assert!(
+        falls_to(before + 2 * MEGABYTE, Duration::from_secs(5)),
+        "{}",
+        resident_bytes()
+    );
+
+    // Made here, freed by a thread that ends.
+    let objects = fill(64 * MEGABYTE);
+    std::thread::spawn(|| drop(objects)).join().unwrap();
+    assert!(
+        falls_to(before + 3 * MEGABYTE, Duration::from_secs(5)),
+        "{}",
+        resident_bytes()
+    );
+
+    // Made by a thread that ends, freed here.
+    let objects = std::thread::spawn(|| fill(64 * MEGABYTE)).join().unwrap();
+    drop(objects);
+    assert!(
+        falls_to(before + 3 * MEGABYTE, Duration::from_secs(5)),
+        "{}",
+        resident_bytes()
+    );
+
+    // Large objects.
+    drop((0..64).map(|_| vec![1_u8; MEGABYTE]).collect::<Vec<_>>());
+    assert!(
+        falls_to(before + 3 * MEGABYTE, Duration::from_secs(5)),
+        "{}",
+        resident_bytes()
+    );
+
+    // On command, at once.
+    let objects = fill(64 * MEGABYTE);
+    let full = resident_bytes();
+    drop(objects);
+    ALLOCATOR.purge();
+    assert!(resident_bytes() < full - 60 * MEGABYTE);
+
+    // Ten thousand short threads, each with objects of its own and some of others.
+    let short = |count: usize| {
+        for _ in 0..count {
+            let objects = fill(20_000);
+            let back = std::thread::spawn(move || {
+                drop(objects);
+                fill(20_000)
+            });
+            drop(back.join().unwrap());
+        }
+    };
+    short(1_000);
+    let warm = resident_bytes();
+    short(9_000);
+    let grown = resident_bytes().saturating_sub(warm);
+    assert!(
+        grown < 2 * MEGABYTE,
+        "{grown} bytes more after 9,000 threads"
+    );
+
+    // Many at once, then none.
+    let threads: Vec<_> = (0..200)
+        .map(|_| {
+            std::thread::spawn(|| {
+                let objects = fill(100_000);
+                std::thread::sleep(Duration::from_millis(100));
+                drop(objects);
+            })
+        })
+        .collect();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    // The C library keeps the stacks of some threads that have ended.
+    assert!(
+        falls_to(before + 8 * MEGABYTE, Duration::from_secs(5)),
+        "{}",
+        resident_bytes()
+    );
+}
