@@ -448,11 +448,11 @@ impl Locked<'_> {
         }
     }
 
-    /// Swaps two databases in the locked shards (SWAPDB, with all locked).
+    /// Swaps two databases in the locked shards (SWAPDB, with all locked) at the instant `now_ms`.
     ///
     /// # Panics
     /// If one of them does not exist.
-    pub fn swap_databases(&mut self, first: usize, second: usize) {
+    pub fn swap_databases(&mut self, first: usize, second: usize, now_ms: u64) {
         assert!(
             first.max(second) < self.databases,
             "databases {first} and {second}; there are {}",
@@ -460,7 +460,7 @@ impl Locked<'_> {
         );
         let mut view = self.held.view();
         for shard in view.set().iter() {
-            view.get(shard).swap(first, second);
+            view.get(shard).swap(first, second, now_ms);
         }
     }
 

@@ -606,7 +606,9 @@ impl Model {
                     usize::from(first) % DATABASES,
                     usize::from(second) % DATABASES,
                 );
-                self.keyspace.lock_all().swap_databases(first, second);
+                self.keyspace
+                    .lock_all()
+                    .swap_databases(first, second, self.now_ms);
                 let swapped =
                     std::mem::take(&mut self.kept)
                         .into_iter()

@@ -99,6 +99,16 @@ impl WatchTable {
         }
     }
 
+    /// Copies of the keys that are watched in one of two databases.
+    pub(crate) fn keys_of(&self, databases: [usize; 2]) -> Vec<Box<[u8]>> {
+        let watched = self.keys.iter().filter(|(_, watchers)| {
+            watchers
+                .iter()
+                .any(|watcher| databases.contains(&watcher.db))
+        });
+        watched.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Raises the flags of all watched keys for which `changes(db, key)` holds.
     pub(crate) fn signal_where(&self, mut changes: impl FnMut(usize, &[u8]) -> bool) {
         for (key, watchers) in &self.keys {

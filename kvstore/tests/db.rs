@@ -90,10 +90,34 @@ fn rename_copy_and_move_carry_value_and_expiry() {
         (db.expiry(&a), db.expiry(&b)),
         (Some(Some(100)), Some(None))
     );
-    locked.swap_databases(0, 5);
+    locked.swap_databases(0, 5, 0);
     assert_eq!((locked.db(0, 0).len(), locked.db(5, 0).len()), (2, 0));
     locked.clear_all();
     assert_eq!(locked.statistics().keys, 0);
+}
+
+/// A key whose time has come is as good as absent: swapping it in or out changes nothing for those
+/// who watch it.
+#[test]
+fn a_swap_of_dead_keys_raises_no_flag() {
+    for (dead_here, dead_there) in [(false, true), (true, false), (true, true)] {
+        let keyspace = keyspace();
+        let mut locked = keyspace.lock_all();
+        let key = keyspace.key(b"k");
+        for (db, dead) in [(0, dead_here), (1, dead_there)] {
+            if dead {
+                locked
+                    .db(db, 0)
+                    .set(&key, NewValue::Int(1), NewExpiry::At(10))
+                    .expect("memory");
+            }
+        }
+        let flag = WatchFlag::new();
+        locked.db(0, 20).watch(&key, &flag);
+        locked.swap_databases(0, 1, 20);
+        assert!(!locked.db(0, 20).exists(&key, Touch::NONE));
+        assert!(!flag.is_raised(), "{dead_here} {dead_there}");
+    }
 }
 
 #[test]

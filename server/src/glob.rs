@@ -12,8 +12,13 @@
 //! pattern, a backslash at the very end stands for itself, and a pattern of stars alone does not
 //! match the *empty* string ([`Pattern::matches_all`] is what `KEYS *` asks first).
 //!
+//! A pattern of more than 1000 stars matches nothing that it takes all of them to match, as in Redis.
+//!
 //! Matching takes O(pattern x text) steps at worst and no memory: of several stars only the last
 //! one seen can need another try, since whatever the earlier ones matched can stay as it is.
+
+/// Most stars that are followed in one match; several in a row count as one.
+const STARS_MAX: usize = 1000;
 
 /// Whether case counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,9 +67,20 @@ impl<'a> Pattern<'a> {
         // position that this star would have to swallow next.
         let mut retry: Option<(usize, usize)> = None;
         let (mut p, mut t) = (0, 0);
+        let mut stars = 0;
         while t < text.len() {
             if self.text.get(p) == Some(&b'*') {
-                p += 1;
+                p += self.text[p..]
+                    .iter()
+                    .take_while(|&&byte| byte == b'*')
+                    .count();
+                if p == self.text.len() {
+                    return true;
+                }
+                stars += 1;
+                if stars > STARS_MAX {
+                    return false;
+                }
                 retry = Some((p, t));
                 continue;
             }
@@ -205,6 +221,15 @@ mod tests {
         assert!(!pattern.matches(b"maxd"));
         assert!(Pattern::new(b"*").matches_all());
         assert!(!Pattern::new(b"**").matches_all());
+    }
+
+    #[test]
+    fn a_thousand_stars_are_followed_and_no_more() {
+        let text = "a".repeat(3000);
+        assert!(matches(&"*a".repeat(1000), &text));
+        assert!(!matches(&"*a".repeat(1001), &text));
+        assert!(matches(&format!("{}*", "*a".repeat(1000)), &text));
+        assert!(matches(&"*".repeat(3000), &text));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::entry::Header;
 use crate::memory::Memory;
-use crate::shard::{Shard, Sizes};
+use crate::shard::{At, Shard, Sizes};
 use crate::table::Table;
 
 /// A shard with fewer entries than this is cleared one by one, which leaves its memory warm; beyond
@@ -97,7 +97,19 @@ impl Shard {
     }
 
     /// Swaps two databases. Whoever watches a key that exists in either is told.
-    pub(crate) fn swap(&mut self, first: usize, second: usize) {
+    pub(crate) fn swap(&mut self, first: usize, second: usize, now_ms: u64) {
+        // A key whose time has come counts as absent, so it must not be there to be found.
+        for key in self.watches.keys_of([first, second]) {
+            let prefix = self.placer.prefix(&key);
+            for db in [first, second] {
+                self.live(&At {
+                    db,
+                    prefix,
+                    key: &key,
+                    now_ms,
+                });
+            }
+        }
         let (tables, memory, placer) = (&self.tables, &self.memory, &self.placer);
         self.watches.signal_where(|watched, key| {
             (watched == first || watched == second)

@@ -8,6 +8,7 @@ use crate::commands::CommandResult;
 use crate::commands::args::Args;
 use crate::commands::context::Context;
 use crate::commands::error::CommandError;
+use crate::config::directive::Id;
 use crate::glob::Pattern;
 use crate::number::parse_unsigned;
 
@@ -284,34 +285,39 @@ pub(crate) fn swapdb(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     };
     let both = valid(first).zip(valid(second));
     let (first, second) = both.ok_or(CommandError::DB_OUT_OF_RANGE)?;
-    ctx.locked.swap_databases(first, second);
+    ctx.locked.swap_databases(first, second, ctx.now_ms);
     ctx.reply.ok();
     Ok(())
 }
 
-/// Checks the options of FLUSHDB and FLUSHALL. Whether the memory is given back before the reply or
-/// after it is the keyspace's affair, since neither takes longer with more keys.
-fn check_flush_options(args: Args<'_>) -> CommandResult {
-    let known = args.len() == 1 || (args.len() == 2 && (args.is(1, "sync") || args.is(1, "async")));
-    if known {
-        Ok(())
-    } else {
-        Err(CommandError::SYNTAX)
+/// Whether FLUSHDB or FLUSHALL gives the memory back after the reply. The keys are gone in any case.
+fn flushes_in_background(ctx: &Context<'_>, args: Args<'_>) -> Result<bool, CommandError> {
+    match args.len() {
+        1 => Ok(ctx.services.config.is_set(Id::LazyUserFlush)),
+        2 if args.is(1, "sync") => Ok(false),
+        2 if args.is(1, "async") => Ok(true),
+        _ => Err(CommandError::SYNTAX),
     }
 }
 
 /// `FLUSHDB [ASYNC | SYNC]`
 pub(crate) fn flushdb(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
-    check_flush_options(args)?;
-    ctx.db().clear();
+    if flushes_in_background(ctx, args)? {
+        ctx.db().clear_in_background();
+    } else {
+        ctx.db().clear();
+    }
     ctx.reply.ok();
     Ok(())
 }
 
 /// `FLUSHALL [ASYNC | SYNC]`
 pub(crate) fn flushall(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
-    check_flush_options(args)?;
-    ctx.locked.clear_all();
+    if flushes_in_background(ctx, args)? {
+        ctx.locked.clear_all_in_background();
+    } else {
+        ctx.locked.clear_all();
+    }
     ctx.reply.ok();
     Ok(())
 }

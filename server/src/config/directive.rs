@@ -225,7 +225,7 @@ directives! {
     LazyExpire "lazyfree-lazy-expire": Flag(false), Anytime, Accepted;
     LazyServerDel "lazyfree-lazy-server-del": Flag(false), Anytime, Accepted;
     LazyUserDel "lazyfree-lazy-user-del": Flag(false), Anytime, Accepted;
-    LazyUserFlush "lazyfree-lazy-user-flush": Flag(false), Anytime, Accepted;
+    LazyUserFlush "lazyfree-lazy-user-flush": Flag(false), Anytime, Honoured;
 
     // Observability.
     SlowlogSlowerThan "slowlog-log-slower-than": Integer(10_000, -1, LONG_MAX), Anytime, Honoured;
