@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use slab_allocator::{ArenaOptions, ArenaStats, ClassStats, Classes, Prediction};
 
 use crate::clock::Stopwatch;
-use crate::compaction::{self, SliceEnd};
+use crate::compaction::{self, Ceiling, SliceEnd};
 use crate::db::Db;
 use crate::error::{DATABASES_MAX, KeyspaceError};
 use crate::eviction;
@@ -307,7 +307,7 @@ impl Keyspace {
             let index = self.next_evicted.fetch_add(1, Ordering::Relaxed) % self.shards();
             let got = self.with_shard(index, |shard| {
                 if measure == MemoryMeasure::Resident {
-                    compaction::slice(shard, &stopwatch);
+                    compaction::slice(shard, Ceiling::Urgent, &stopwatch);
                     shard.purge();
                     shard.tell_resident();
                 }
@@ -375,6 +375,7 @@ impl Keyspace {
                     let before = *shard.ledger();
                     end = compaction::slice(
                         shard,
+                        Ceiling::Urgent,
                         &Stopwatch::with_limit(Duration::from_nanos(SLICE_NS_MAX)),
                     );
                     shard.purge();
