@@ -317,7 +317,7 @@ impl Subject {
             }
             Op::PurgeDue { elapsed_ms } => {
                 self.now_ms += u64::from(elapsed_ms);
-                let purged = inject(faults, || self.arena.purge_due(self.now_ms));
+                let purged = inject(faults, || self.arena.purge_due(self.now_ms, 4 << 20));
                 let dirty = self.arena.stats().dirty_bytes;
                 assert!(purged.next_due_ms.is_some() || dirty == 0);
             }

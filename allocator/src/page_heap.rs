@@ -488,16 +488,19 @@ impl PageHeap {
         self.region.address(page)
     }
 
-    /// Gives back what has been dirty for long enough, but no more than
-    /// `pages_max` pages. Returns the number of pages and the time at which the
-    /// next are due; `None` while nothing is dirty.
+    /// Gives back what has been dirty for long enough, but at most `pages_max`
+    /// pages. Returns the number of pages and the time at which the next are
+    /// due; `None` while nothing is dirty.
     pub(crate) fn purge_due(&mut self, now_ms: u64, pages_max: u32) -> (u32, Option<u64>) {
         let dirty = self.counts.dirty;
-        let due = (dirty - self.decay.allowed(now_ms, dirty)).min(pages_max);
-        let purged = if due > 0 { self.purge(due) } else { 0 };
+        let due = dirty - self.decay.allowed(now_ms, dirty);
+        let asked = due.min(pages_max);
+        let purged = if asked > 0 { self.purge(asked) } else { 0 };
         self.decay.kept(self.counts.dirty);
         let mut next = self.decay.next_due_ms(now_ms, self.counts.dirty);
-        if purged < due {
+        if purged == asked && asked < due {
+            next = Some(now_ms);
+        } else if purged < asked {
             // The system has refused; asking again at once would not help.
             const RETRY_MS: u64 = 100;
             next = next.map(|next| next.max(now_ms + RETRY_MS));

@@ -8,6 +8,11 @@ use crate::units::PAGE_BYTES;
 /// Least time between two searches for dead pages.
 const PUNCH_MS_MIN: u32 = 100;
 
+/// Whole pages in so many bytes, at least one.
+fn pages_within(bytes: usize) -> u32 {
+    u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX).max(1)
+}
+
 impl LocalArena {
     /// Puts the slab that a class allocates from back on the lists, where it
     /// may be evacuated, or releases it if it is empty.
@@ -34,10 +39,13 @@ impl LocalArena {
     /// inside slabs that have been quiet for as long. To be called when the
     /// result of the last call says so, and once after frees if that named no
     /// time.
-    pub fn purge_due(&mut self, now_ms: u64) -> Purged {
+    ///
+    /// At most about `bytes_max` bytes go at once, which bounds the time (a
+    /// megabyte takes 20 to 100 us); what is left is due at once.
+    pub fn purge_due(&mut self, now_ms: u64, bytes_max: usize) -> Purged {
         self.retire_all_current();
         let (punched, punch_due_ms) = self.punch_due(now_ms);
-        let (purged, purge_due_ms) = self.source.pages.purge_due(now_ms, u32::MAX);
+        let (purged, purge_due_ms) = self.source.pages.purge_due(now_ms, pages_within(bytes_max));
         Purged {
             bytes: (punched + purged) as usize * PAGE_BYTES + self.source.records.purge(),
             next_due_ms: match (purge_due_ms, punch_due_ms) {
@@ -80,6 +88,14 @@ impl LocalArena {
             pages += unsafe { punch::punch(bin, shape, self.records, heap, search, &mut budget) };
         }
         pages
+    }
+
+    /// Gives back free pages, however short they have been free, of at most
+    /// about `bytes_max` bytes. Returns the bytes: fewer than `bytes_max` where
+    /// no more were free.
+    pub fn purge_free(&mut self, bytes_max: usize) -> usize {
+        self.retire_all_current();
+        self.source.pages.purge(pages_within(bytes_max)) as usize * PAGE_BYTES
     }
 
     /// Gives back all free pages, and all dead ones inside slabs, at once.

@@ -159,7 +159,7 @@ fn freed_memory_goes_back_to_the_system() {
         unsafe { arena.free(arena.object_at(*reference), *size as usize) };
     }
     let mut now_ms = 1000;
-    while let Some(due) = arena.purge_due(now_ms).next_due_ms {
+    while let Some(due) = arena.purge_due(now_ms, usize::MAX).next_due_ms {
         assert!(
             due > now_ms && due <= 4000,
             "all is given back after the decay time"
@@ -316,10 +316,10 @@ fn dead_pages_inside_slabs_are_given_back_once_they_are_quiet() {
     }
     let mut random = Random(6);
     objects.retain(&mut arena, || random.below(10) == 0);
-    arena.purge_due(0);
+    arena.purge_due(0, usize::MAX);
     let before = resident_bytes();
     let mut now_ms = 0;
-    while let Some(due) = arena.purge_due(now_ms).next_due_ms {
+    while let Some(due) = arena.purge_due(now_ms, usize::MAX).next_due_ms {
         assert!(due > now_ms && due < 10_000);
         now_ms = due;
     }

@@ -13,6 +13,9 @@ use crate::shard::Shard;
 /// takes a quarter of a core.
 const GO_ON_MS: u64 = 2;
 
+/// Bytes given back at a time: about as long as a slice, in the worst case of scattered pages.
+const PURGE_BYTES_MAX: usize = 4 << 20;
+
 /// The share of one core that background compaction of all shards together takes is kept by this:
 /// no slice starts before the time that the last one bought.
 #[derive(Debug, Default)]
@@ -77,8 +80,8 @@ pub(crate) fn run(
             let percent = compaction::background_percent(shard);
             let end = compaction::slice(shard, Ceiling::Background, &stopwatch);
             // While nothing is written, free pages are of no use to anybody.
-            if shard.is_quiet() {
-                shard.purge();
+            if shard.is_quiet() && shard.purge_free(PURGE_BYTES_MAX) >= PURGE_BYTES_MAX {
+                due_ms = due_ms.min(now_ms + 1);
             }
             let next_ms = turn.took(now_ms, started.elapsed(), percent);
             if end == SliceEnd::TimeOver {
@@ -86,7 +89,7 @@ pub(crate) fn run(
             }
         }
     }
-    if let Some(purge_ms) = shard.purge_due(now_ms) {
+    if let Some(purge_ms) = shard.purge_due(now_ms, PURGE_BYTES_MAX) {
         due_ms = due_ms.min(purge_ms.max(now_ms + 1));
     }
     shard.tell_resident();

@@ -119,9 +119,14 @@ impl Memory {
         self.arena.stats()
     }
 
-    /// Gives back free pages that are old enough.
-    pub(crate) fn purge_due(&mut self, now_ms: u64) -> Purged {
-        self.arena.purge_due(now_ms)
+    /// Gives back free pages that are old enough, of at most about `bytes_max` bytes.
+    pub(crate) fn purge_due(&mut self, now_ms: u64, bytes_max: usize) -> Purged {
+        self.arena.purge_due(now_ms, bytes_max)
+    }
+
+    /// Gives back free pages of at most about `bytes_max` bytes; how many bytes.
+    pub(crate) fn purge_free(&mut self, bytes_max: usize) -> usize {
+        self.arena.purge_free(bytes_max)
     }
 
     /// Gives back all free pages; their bytes.

@@ -281,9 +281,17 @@ impl Shard {
         bytes
     }
 
-    /// Gives back the free pages that are old enough; when more will be, in milliseconds.
-    pub(crate) fn purge_due(&mut self, now_ms: u64) -> Option<u64> {
-        let purged = self.memory.purge_due(now_ms);
+    /// Gives back free pages of at most about `bytes_max` bytes; how many bytes.
+    pub(crate) fn purge_free(&mut self, bytes_max: usize) -> usize {
+        let bytes = self.memory.purge_free(bytes_max);
+        self.ledger.purged_bytes += bytes as u64;
+        bytes
+    }
+
+    /// Gives back the free pages that are old enough, of at most about `bytes_max` bytes; when
+    /// more will be, in milliseconds.
+    pub(crate) fn purge_due(&mut self, now_ms: u64, bytes_max: usize) -> Option<u64> {
+        let purged = self.memory.purge_due(now_ms, bytes_max);
         self.ledger.purged_bytes += purged.bytes as u64;
         purged.next_due_ms
     }
