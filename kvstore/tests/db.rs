@@ -1,5 +1,7 @@
 //! The operations of a database, one by one.
 
+use std::collections::HashMap;
+
 use kvstore::{
     Decimal, Keyspace, KeyspaceOptions, NewExpiry, NewValue, ScanCursor, StringRef, Touch,
     UpdateError, ValueRef, WatchFlag,
@@ -117,6 +119,41 @@ fn a_swap_of_dead_keys_raises_no_flag() {
         locked.swap_databases(0, 1, 20);
         assert!(!locked.db(0, 20).exists(&key, Touch::NONE));
         assert!(!flag.is_raised(), "{dead_here} {dead_there}");
+    }
+}
+
+/// Each key of a small and of a larger database comes up about as often as the others.
+#[test]
+fn every_key_can_be_picked_at_random() {
+    for (keys, picks) in [(2, 200), (5, 500), (600, 60_000)] {
+        let keyspace = keyspace();
+        let mut locked = keyspace.lock_all();
+        let mut db = locked.db(0, 0);
+        for n in 0..keys {
+            let key = format!("key:{n}");
+            db.set(
+                &keyspace.key(key.as_bytes()),
+                NewValue::Int(n),
+                NewExpiry::None,
+            )
+            .expect("memory");
+        }
+        let mut counts: HashMap<Vec<u8>, u64> = HashMap::new();
+        for pick in 0..picks {
+            let random = (pick as u64)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .rotate_left(32);
+            let key = db.random_key(random).expect("there are keys").to_vec();
+            *counts.entry(key).or_default() += 1;
+        }
+        assert_eq!(counts.len(), keys as usize, "of {keys} keys");
+        let fair = picks as u64 / keys as u64;
+        assert!(
+            counts
+                .values()
+                .all(|count| *count > fair / 20 && *count < 5 * fair),
+            "{counts:?}"
+        );
     }
 }
 

@@ -11,8 +11,11 @@ use crate::table::Table;
 use crate::value::string::{EMBEDDED_BYTES_MAX, StringRef};
 use crate::value::{Encoding, ValueRef};
 
-/// How often a random place is tried before an orderly search for any key at all.
+/// How often a random place is tried for a key before the table counts as nearly empty.
 const RANDOM_TRIES: usize = 32;
+
+/// How many keys of a table that is nearly empty are looked at for a random one.
+const WALKED_KEYS: usize = 64;
 
 /// Where the memory of one key is, for MEMORY USAGE and DEBUG OBJECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,26 +152,26 @@ impl Shard {
     /// A key picked at random; `None` if there is none whose time has not come.
     pub(crate) fn random_key(&mut self, db: usize, now_ms: u64) -> Option<&[u8]> {
         let mut found: Vec<Ref> = Vec::new();
-        for attempt in 0.. {
+        loop {
             let table = self.tables.get(db).filter(|table| table.len() > 0)?;
-            let mut next = Some(next_random(&mut self.random) >> 16);
-            // A table that is nearly empty is searched in order instead.
-            let homes = if attempt < RANDOM_TRIES {
-                1
-            } else {
-                usize::MAX
-            };
-            if homes > 1 {
-                next = Some(0);
-            }
-            for _ in 0..homes {
-                let Some(at) = next.filter(|_| found.is_empty()) else {
+            found.clear();
+            for _ in 0..RANDOM_TRIES {
+                let at = next_random(&mut self.random) >> 16;
+                table.scan_whole_home(&self.memory, &self.placer, at, |entry| found.push(entry));
+                if !found.is_empty() {
                     break;
-                };
-                next = table.scan_home(&self.memory, &self.placer, at, |entry| found.push(entry));
+                }
             }
             if found.is_empty() {
-                continue;
+                // The table is nearly empty. It is walked from a random place on, round the circle,
+                // for as many keys as make the gaps before them matter little. Since homes are
+                // visited whole, none comes twice before all have come once.
+                let mut at = next_random(&mut self.random) >> 16;
+                while found.len() < WALKED_KEYS.min(table.len()) {
+                    let visit = |entry| found.push(entry);
+                    let next = table.scan_whole_home(&self.memory, &self.placer, at, visit);
+                    at = next.unwrap_or(0);
+                }
             }
             let chosen = found[(next_random(&mut self.random) >> 32) as usize % found.len()];
             // SAFETY: a table visits live entries.
@@ -185,9 +188,7 @@ impl Shard {
                 key: &key,
                 now_ms,
             });
-            found.clear();
         }
-        None
     }
 
     /// Keys of a database.

@@ -328,40 +328,26 @@ impl Table {
         memory: &Memory,
         placer: &Placer,
         from48: u64,
-        mut visit: impl FnMut(Ref),
+        visit: impl FnMut(Ref),
     ) -> Option<u64> {
         let from = from48 << 16;
         let spot = self.spot(memory, from)?;
-        // SAFETY: the directory names live segments; nothing changes during the borrow.
-        let segment = unsafe { segment::view(spot.address) };
-        let (geometry, depth) = (spot.cell.geometry(), u32::from(spot.cell.depth));
         // The cursor may come from another geometry, in which a home began here.
-        let begins_here = geometry.first_offset(spot.home) == spot.offset
-            && from << depth & (u64::MAX >> OFFSET_BITS) == 0;
-        let prefix_of = |entry: Ref| {
-            // SAFETY: the references in a table are live entries of its memory.
-            placer.prefix(unsafe { Entry::read(memory, entry) }.key())
-        };
-        for (_, slot) in segment.slots_of_home(spot.home) {
-            if begins_here || prefix_of(slot.reference) >= from {
-                visit(slot.reference);
-            }
-        }
-        if segment.buckets[spot.home].stashed() > 0 {
-            for (_, slot) in segment.stash() {
-                let prefix = prefix_of(slot.reference);
-                if prefix >= from && geometry.home(offset(prefix, depth)) == spot.home {
-                    visit(slot.reference);
-                }
-            }
-        }
-        let next = if spot.home + 1 < geometry.homes() {
-            let first = u64::from(geometry.first_offset(spot.home + 1));
-            Some(segment.header.prefix + (first << (64 - OFFSET_BITS) >> depth))
-        } else {
-            after(segment.header.prefix, depth)
-        };
-        next.map(|prefix| prefix >> 16)
+        let begins_here = spot.cell.geometry().first_offset(spot.home) == spot.offset
+            && from << u32::from(spot.cell.depth) & (u64::MAX >> OFFSET_BITS) == 0;
+        let least = if begins_here { 0 } else { from };
+        visit_home(memory, placer, &spot, least, visit)
+    }
+
+    /// The same, but all entries of the home are visited.
+    pub(crate) fn scan_whole_home(
+        &self,
+        memory: &Memory,
+        placer: &Placer,
+        from48: u64,
+        visit: impl FnMut(Ref),
+    ) -> Option<u64> {
+        visit_home(memory, placer, &self.spot(memory, from48 << 16)?, 0, visit)
     }
 
     /// The segment of `prefix`; `None` if the table is empty.
@@ -658,6 +644,44 @@ fn rank_of(segment: &segment::View<'_>, slot: &Slot, clock: &AccessClock) -> u32
 
 /// Reports the entries of some homes of a segment with their ranks for eviction, but for those in
 /// the stash.
+/// Visits the entries of a home bucket whose prefix is at least `least`; returns where the next home
+/// begins.
+fn visit_home(
+    memory: &Memory,
+    placer: &Placer,
+    spot: &Spot,
+    least: u64,
+    mut visit: impl FnMut(Ref),
+) -> Option<u64> {
+    // SAFETY: a spot is of a live segment, and nothing changes during the borrow of its table.
+    let segment = unsafe { segment::view(spot.address) };
+    let (geometry, depth) = (spot.cell.geometry(), u32::from(spot.cell.depth));
+    let prefix_of = |entry: Ref| {
+        // SAFETY: the references in a table are live entries of its memory.
+        placer.prefix(unsafe { Entry::read(memory, entry) }.key())
+    };
+    for (_, slot) in segment.slots_of_home(spot.home) {
+        if least == 0 || prefix_of(slot.reference) >= least {
+            visit(slot.reference);
+        }
+    }
+    if segment.buckets[spot.home].stashed() > 0 {
+        for (_, slot) in segment.stash() {
+            let prefix = prefix_of(slot.reference);
+            if prefix >= least && geometry.home(offset(prefix, depth)) == spot.home {
+                visit(slot.reference);
+            }
+        }
+    }
+    let next = if spot.home + 1 < geometry.homes() {
+        let first = u64::from(geometry.first_offset(spot.home + 1));
+        Some(segment.header.prefix + (first << (64 - OFFSET_BITS) >> depth))
+    } else {
+        after(segment.header.prefix, depth)
+    };
+    next.map(|prefix| prefix >> 16)
+}
+
 fn sample(
     spot: &Spot,
     homes: std::ops::Range<usize>,
