@@ -36,6 +36,10 @@ mod session;
 mod signals;
 mod worker;
 
+/// Everything but the keyspace, whose shards have arenas of their own.
+#[global_allocator]
+static ALLOCATOR: slab_allocator::SlabAlloc = slab_allocator::SlabAlloc::new();
+
 use std::path::Path;
 use std::process::ExitCode;
 
