@@ -194,6 +194,17 @@ fn keys_vanish_when_their_time_has_come() {
     ]);
 }
 
+/// Commands that arrive together still see time pass.
+#[test]
+fn a_pipeline_sees_keys_expire() {
+    let server = Server::start_with(&["--enable-debug-command", "yes"]);
+    let mut client = server.client();
+    client.send_raw(b"SET k v PX 20\r\nDEBUG SLEEP 0.05\r\nGET k\r\n");
+    assert_eq!(client.read(), ok());
+    assert_eq!(client.read(), ok());
+    assert_eq!(client.read(), Value::Null);
+}
+
 #[test]
 fn names_and_copies() {
     let server = Server::start();

@@ -100,6 +100,43 @@ fn the_errors_of_each_step() {
     ]);
 }
 
+/// What the server has come to refuse since a command was queued, EXEC refuses.
+#[test]
+fn exec_is_refused_like_the_commands_it_would_run() {
+    let server = Server::start();
+    let (mut client, mut other) = (server.client(), server.client());
+    let no_memory = "command not allowed when used memory > 'maxmemory'.";
+    client.expect(&[("SET k 1", ok())]);
+    for (setting, unset, reason, writes) in [
+        (
+            "CONFIG SET min-replicas-to-write 1",
+            "CONFIG SET min-replicas-to-write 0",
+            "NOREPLICAS Not enough good replicas to write.".to_owned(),
+            "INCR k",
+        ),
+        (
+            "CONFIG SET maxmemory 1",
+            "CONFIG SET maxmemory 0",
+            format!("OOM {no_memory}"),
+            "SET k 2",
+        ),
+    ] {
+        client.expect(&[("MULTI", ok()), (writes, queued()), ("GET k", queued())]);
+        other.expect(&[(setting, ok())]);
+        let refused = error(&format!(
+            "EXECABORT Transaction discarded because of: {reason}"
+        ));
+        client.expect(&[("EXEC", refused), (writes, error(&reason))]);
+        other.expect(&[(unset, ok())]);
+
+        client.expect(&[("MULTI", ok()), ("GET k", queued()), ("PING", queued())]);
+        other.expect(&[(setting, ok())]);
+        let pong = Value::Simple("PONG".into());
+        client.expect(&[("EXEC", Value::Array(vec![bulk("1"), pong]))]);
+        other.expect(&[(unset, ok())]);
+    }
+}
+
 /// What another client may do to a watched key, and whether that breaks the transaction.
 #[test]
 fn a_change_of_a_watched_key_breaks_the_transaction() {

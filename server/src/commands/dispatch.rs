@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use kvstore::{Key, ShardSet};
 use smallvec::SmallVec;
 
-use crate::clock::{Ticks, unix_us};
+use crate::clock::{Ticks, unix_ms, unix_us};
 use crate::commands::args::Args;
 use crate::commands::context::{Context, SHOWN_BYTES_MAX};
 use crate::commands::error::CommandError;
@@ -91,6 +91,12 @@ fn run_command(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> Outc
         reject(ctx, Some(command), &error);
         return Outcome::Done;
     }
+    if ctx.services.config.is_set(Id::MinReplicasToWrite)
+        && let Err(error) = check_replicas(ctx, command)
+    {
+        reject(ctx, Some(command), &error);
+        return Outcome::Done;
+    }
     if ctx.session.transaction.is_some() && !runs_inside_multi(command) {
         queue(ctx, command, args);
         return Outcome::Done;
@@ -105,14 +111,21 @@ fn run_command(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> Outc
         Locking::Transaction => transaction_shards(ctx),
     };
     ctx.locked = keyspace.lock(shards);
-    call(ctx, command, args.with_keys(&keys));
+    let ns = call(ctx, command, args.with_keys(&keys));
     ctx.locked = keyspace.lock(ShardSet::EMPTY);
+    if ns >= CLOCK_STEP_NS {
+        ctx.now_ms = unix_ms();
+    }
     Outcome::Done
 }
 
-/// Calls a command whose shards are locked, and records the call. EXEC uses it for each queued command.
+/// The commands of a batch share one instant unless one takes so long that the next would notice.
+const CLOCK_STEP_NS: u64 = 1_000_000;
+
+/// Calls a command whose shards are locked, and records the call. EXEC uses it for each queued command. Returns how
+/// long it took, in nanoseconds.
 #[inline]
-pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) {
+pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> u64 {
     let began = Ticks::now();
     ctx.command = command.index;
     ctx.secret_args = 0;
@@ -141,6 +154,7 @@ pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) {
     if ctx.services.clients.is_monitored() {
         show_to_monitors(ctx, command, args);
     }
+    ns
 }
 
 #[cold]
@@ -321,45 +335,48 @@ fn has_to_wait(ctx: &Context<'_>, command: &Command) -> bool {
         return true;
     }
     // A queued command waits with its EXEC.
-    if command.spec.locking == Locking::Transaction {
-        return ctx
-            .session
-            .transaction
-            .iter()
-            .flat_map(|transaction| &transaction.queue)
-            .any(|queued| {
-                let flags = ctx.services.commands.get(queued.command).spec.flags;
-                flags.intersects(Flags::WRITE | Flags::MAY_REPLICATE)
-            });
+    let runs_now =
+        ctx.session.transaction.is_none() || command.spec.locking == Locking::Transaction;
+    runs_now && any_has_flags(ctx, command, Flags::WRITE | Flags::MAY_REPLICATE)
+}
+
+/// Whether a command, or for EXEC any of the queued ones, has one of these flags.
+fn any_has_flags(ctx: &Context<'_>, command: &Command, flags: Flags) -> bool {
+    if command.spec.locking != Locking::Transaction {
+        return command.spec.flags.intersects(flags);
     }
-    ctx.session.transaction.is_none()
-        && command
-            .spec
-            .flags
-            .intersects(Flags::WRITE | Flags::MAY_REPLICATE)
+    let mut queue = ctx
+        .session
+        .transaction
+        .iter()
+        .flat_map(|transaction| &transaction.queue);
+    queue.any(|queued| {
+        let command = ctx.services.commands.get(queued.command);
+        command.spec.flags.intersects(flags)
+    })
+}
+
+/// Refuses to write where replicas are demanded, of which there are none.
+#[cold]
+fn check_replicas(ctx: &Context<'_>, command: &Command) -> Result<(), CommandError> {
+    // A maximal lag of 0 turns the demand off.
+    let demanded = ctx.services.config.is_set(Id::MinReplicasMaxLag);
+    if demanded && any_has_flags(ctx, command, Flags::WRITE) {
+        return Err(CommandError::new(
+            "NOREPLICAS Not enough good replicas to write.",
+        ));
+    }
+    Ok(())
 }
 
 /// Brings memory within the limit before a command that may need more of it.
 #[cold]
 fn make_room(ctx: &Context<'_>, command: &Command) -> Result<(), CommandError> {
     let services = ctx.services;
-    let denied = if command.spec.locking == Locking::Transaction {
-        let queue = ctx
-            .session
-            .transaction
-            .iter()
-            .flat_map(|transaction| &transaction.queue);
-        queue.into_iter().any(|queued| {
-            services
-                .commands
-                .get(queued.command)
-                .spec
-                .flags
-                .contains(Flags::DENYOOM)
-        })
-    } else {
-        command.spec.flags.contains(Flags::DENYOOM)
-    };
+    // Queueing takes memory as well, whatever the command.
+    let queues = ctx.session.transaction.is_some()
+        && !matches!(command.spec.name, "exec" | "discard" | "quit" | "reset");
+    let denied = queues || any_has_flags(ctx, command, Flags::DENYOOM);
     if !denied && !command.spec.flags.contains(Flags::WRITE) {
         return Ok(());
     }

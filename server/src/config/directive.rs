@@ -314,8 +314,8 @@ directives! {
     ReplicaAnnounceIp "replica-announce-ip" = "slave-announce-ip": Text(""), Anytime, Accepted;
     ReplicaAnnouncePort "replica-announce-port" = "slave-announce-port": Integer(0, 0, 65535), Anytime, Accepted;
     ReplicaSyncBufferLimit "replica-full-sync-buffer-limit": Memory(0, 0, LONG_MAX), Anytime, Accepted;
-    MinReplicasToWrite "min-replicas-to-write" = "min-slaves-to-write": Integer(0, 0, INT_MAX), Anytime, DefaultOnly;
-    MinReplicasMaxLag "min-replicas-max-lag" = "min-slaves-max-lag": Integer(10, 0, INT_MAX), Anytime, Accepted;
+    MinReplicasToWrite "min-replicas-to-write" = "min-slaves-to-write": Integer(0, 0, INT_MAX), Anytime, Honoured;
+    MinReplicasMaxLag "min-replicas-max-lag" = "min-slaves-max-lag": Integer(10, 0, INT_MAX), Anytime, Honoured;
     ReplBacklogSize "repl-backlog-size": Memory(MB, 1, LONG_MAX), Anytime, Accepted;
     ReplBacklogTtl "repl-backlog-ttl": Integer(3600, 0, LONG_MAX), Anytime, Accepted;
     ReplTimeout "repl-timeout": Integer(60, 1, INT_MAX), Anytime, Accepted;
