@@ -447,6 +447,12 @@ impl Clients {
             .fold((0, 0), |(n, sum), keys| (n + 1, sum + keys))
     }
 
+    /// Number of clients whose commands wait for the end of a pause.
+    pub(crate) fn blocked(&self) -> usize {
+        let blocked = |client: &&Arc<Client>| client.flags().contains(ClientFlags::BLOCKED);
+        self.all().iter().filter(blocked).count()
+    }
+
     /// Bytes that the server holds for all clients.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.all()
@@ -455,10 +461,16 @@ impl Clients {
             .sum()
     }
 
+    /// Whether a pause was begun and not ended.
+    #[inline]
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
     /// The pause that is in force.
     #[inline]
     pub(crate) fn pause(&self) -> Option<Pause> {
-        if !self.paused.load(Ordering::Relaxed) {
+        if !self.is_paused() {
             return None;
         }
         *self.pause.lock()
@@ -483,14 +495,6 @@ impl Clients {
         *self.pause.lock() = None;
         self.paused.store(false, Ordering::Relaxed);
         self.wake_all();
-    }
-
-    /// Ends the pause if its time is over.
-    pub(crate) fn end_pause_if_over(&self, now_ms: u64) {
-        let over = self.pause().is_some_and(|pause| pause.until_ms <= now_ms);
-        if over {
-            self.end_pause();
-        }
     }
 
     /// Wakes all workers.

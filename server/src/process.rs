@@ -171,6 +171,13 @@ pub(crate) struct SystemMemory {
     pub(crate) file_bytes: u64,
 }
 
+impl SystemMemory {
+    /// Resident bytes that are not of files: heaps, arenas and stacks.
+    pub(crate) fn anonymous_bytes(&self) -> u64 {
+        self.resident_bytes.saturating_sub(self.file_bytes)
+    }
+}
+
 /// Resident memory of the process, from `/proc/self/statm`: O(1).
 pub(crate) fn resident_memory() -> SystemMemory {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
@@ -182,29 +189,6 @@ pub(crate) fn resident_memory() -> SystemMemory {
     SystemMemory {
         resident_bytes: fields.next().unwrap_or(0),
         file_bytes: fields.next().unwrap_or(0),
-    }
-}
-
-/// What the process's heap holds: everything but the keyspace.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Heap {
-    /// Bytes in use.
-    pub(crate) allocated_bytes: u64,
-    /// Bytes of the pages that hold something in use, at most.
-    pub(crate) active_bytes: u64,
-    /// Bytes that are resident, at most.
-    pub(crate) resident_bytes: u64,
-}
-
-/// Figures of the process's heap.
-pub(crate) fn heap() -> Heap {
-    // SAFETY: `mallinfo2` only reads the allocator's own figures.
-    let info = unsafe { libc::mallinfo2() };
-    let total = (info.arena + info.hblkhd) as u64;
-    Heap {
-        allocated_bytes: (info.uordblks + info.hblkhd) as u64,
-        active_bytes: total,
-        resident_bytes: total,
     }
 }
 

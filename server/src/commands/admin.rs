@@ -213,7 +213,7 @@ mod tests {
                     memory,
                     ..Statistics::default()
                 },
-                heap: Default::default(),
+                heap_bytes: 0,
                 system: crate::process::SystemMemory {
                     resident_bytes: resident,
                     file_bytes: 0,

@@ -42,15 +42,13 @@ impl<'a> Args<'a> {
     /// If there are not so many. The arity in the command table says how many a handler can rely on.
     #[inline]
     pub(crate) fn get(self, index: usize) -> &'a [u8] {
-        let span = self.spans[index];
-        &self.bytes[span.start..span.start + span.len]
+        self.spans[index].of(self.bytes)
     }
 
     /// Argument `index`, if there are so many.
     #[inline]
     pub(crate) fn try_get(self, index: usize) -> Option<&'a [u8]> {
-        let span = self.spans.get(index)?;
-        Some(&self.bytes[span.start..span.start + span.len])
+        Some(self.spans.get(index)?.of(self.bytes))
     }
 
     /// Whether argument `index` exists and equals `word`, which is in lower case, without regard to case.
@@ -64,7 +62,7 @@ impl<'a> Args<'a> {
     pub(crate) fn from(self, start: usize) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone {
         self.spans[start.min(self.spans.len())..]
             .iter()
-            .map(move |span| &self.bytes[span.start..span.start + span.len])
+            .map(move |span| span.of(self.bytes))
     }
 
     /// Argument `index` as an integer of 64 bits.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::clients::{Client, ClientFlags, Pause};
 use crate::commands::CommandResult;
 use crate::commands::args::Args;
+use crate::commands::config::{configure_keyspace, end_pause};
 use crate::commands::connection::{USER, check_name, is_plain};
 use crate::commands::context::Context;
 use crate::commands::dispatch;
@@ -260,13 +261,14 @@ pub(crate) fn pause(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
         all,
     };
     ctx.services.clients.begin_pause(pause, ctx.now_ms);
+    ctx.without_locks(configure_keyspace);
     ctx.reply.ok();
     Ok(())
 }
 
 /// `CLIENT UNPAUSE`
 pub(crate) fn unpause(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
-    ctx.services.clients.end_pause();
+    ctx.without_locks(end_pause);
     ctx.reply.ok();
     Ok(())
 }

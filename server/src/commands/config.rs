@@ -314,6 +314,12 @@ pub(crate) fn configure_keyspace(services: &Services) {
     services.keyspace.configure(&settings);
 }
 
+/// Ends the pause that is in force, if any.
+pub(crate) fn end_pause(services: &Services) {
+    services.clients.end_pause();
+    configure_keyspace(services);
+}
+
 /// What the configuration says about the keyspace.
 pub(crate) fn keyspace_settings(config: &Config) -> Settings {
     let number = |id| u32::try_from(config.number(id)).unwrap_or(u32::MAX);

@@ -9,6 +9,7 @@ use kvstore::{Db, Keyspace, Locked, ShardSet, Touch};
 use parking_lot::Mutex;
 
 use crate::clients::Clients;
+use crate::clock::Ticks;
 use crate::commands::args::Args;
 use crate::commands::error::CommandError;
 use crate::commands::lookup::CommandTable;
@@ -181,6 +182,8 @@ pub(crate) struct Context<'a> {
     pub(crate) locked: Locked<'a>,
     /// When the command runs, in milliseconds of Unix time. The same for all commands of a transaction.
     pub(crate) now_ms: u64,
+    /// When the last command ended, or waiting for locks did: the next one's duration counts from here.
+    pub(crate) clock: Ticks,
     /// What all workers share.
     pub(crate) services: &'a Services,
     /// Figures of this worker.
@@ -214,10 +217,25 @@ impl<'a> Context<'a> {
     /// time, so another client may get in between.
     pub(crate) fn without_locks<R>(&mut self, work: impl FnOnce(&Services) -> R) -> R {
         let held = self.locked.shards();
-        self.locked = self.services.keyspace.lock(ShardSet::EMPTY);
+        self.lock(ShardSet::EMPTY);
         let result = work(self.services);
-        self.locked = self.services.keyspace.lock(held);
+        self.lock(held);
         result
+    }
+
+    /// Has exactly these shards locked.
+    #[inline]
+    pub(crate) fn lock(&mut self, shards: ShardSet) {
+        if self.locked.shards() == shards {
+            return;
+        }
+        let keyspace = &self.services.keyspace;
+        // Nobody may wait for locks while holding some.
+        self.locked = keyspace.lock(ShardSet::EMPTY);
+        if !shards.is_empty() {
+            self.locked = keyspace.lock(shards);
+            self.clock = Ticks::now();
+        }
     }
 
     /// What a lookup leaves behind, given what the command would have it leave.

@@ -30,24 +30,25 @@ pub(crate) enum Outcome {
     Postponed,
 }
 
-/// Runs one request and writes its reply.
+/// Runs one request, whose command was looked up and whose keys are known, and writes its reply. Shards may stay locked
+/// for the next request, which is likely to need the same ones.
 #[inline]
-pub(crate) fn run(ctx: &mut Context<'_>, args: Args<'_>) -> Outcome {
+pub(crate) fn run(ctx: &mut Context<'_>, found: Found<'_>, args: Args<'_>) -> Outcome {
     if ctx.session.reply_mode != ReplyMode::On {
-        return run_quietly(ctx, args);
+        return run_quietly(ctx, found, args);
     }
-    run_found(ctx, args)
+    run_found(ctx, found, args)
 }
 
 /// Runs one request of a client that wants no replies for now.
 #[cold]
-fn run_quietly(ctx: &mut Context<'_>, args: Args<'_>) -> Outcome {
+fn run_quietly(ctx: &mut Context<'_>, found: Found<'_>, args: Args<'_>) -> Outcome {
     let before = ctx.session.reply_mode;
     if before == ReplyMode::SkipNext {
         ctx.session.reply_mode = ReplyMode::SkipThis;
     }
     let start = ctx.reply.len();
-    if run_found(ctx, args) == Outcome::Postponed {
+    if run_found(ctx, found, args) == Outcome::Postponed {
         ctx.session.reply_mode = before;
         return Outcome::Postponed;
     }
@@ -63,9 +64,8 @@ fn run_quietly(ctx: &mut Context<'_>, args: Args<'_>) -> Outcome {
 }
 
 #[inline]
-fn run_found(ctx: &mut Context<'_>, args: Args<'_>) -> Outcome {
-    let table = ctx.commands();
-    match table.find(args) {
+fn run_found(ctx: &mut Context<'_>, found: Found<'_>, args: Args<'_>) -> Outcome {
+    match found {
         Found::Command(command) => return run_command(ctx, command, args),
         Found::UnknownCommand => reject(ctx, None, &unknown_command(args)),
         Found::UnknownSubcommand(container) => {
@@ -82,7 +82,7 @@ fn run_command(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> Outc
         reject(ctx, Some(command), &error);
         return Outcome::Done;
     }
-    if ctx.services.clients.pause().is_some() && has_to_wait(ctx, command) {
+    if ctx.services.clients.is_paused() && has_to_wait(ctx, command) {
         return Outcome::Postponed;
     }
     if ctx.services.config.is_set(Id::MaxMemory)
@@ -101,18 +101,14 @@ fn run_command(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> Outc
         queue(ctx, command, args);
         return Outcome::Done;
     }
-    let mut keys = Keys::new();
-    let keyspace = &ctx.services.keyspace;
-    command.collect_keys(keyspace, args, &mut keys);
     let shards = match command.spec.locking {
-        Locking::Keys => shards_of(ctx, &keys),
-        Locking::All => keyspace.all_shards(),
+        Locking::Keys => shards_of(ctx, args.keys()),
+        Locking::All => ctx.services.keyspace.all_shards(),
         Locking::Walk => ShardSet::EMPTY,
         Locking::Transaction => transaction_shards(ctx),
     };
-    ctx.locked = keyspace.lock(shards);
-    let ns = call(ctx, command, args.with_keys(&keys));
-    ctx.locked = keyspace.lock(ShardSet::EMPTY);
+    ctx.lock(shards);
+    let ns = call(ctx, command, args);
     if ns >= CLOCK_STEP_NS {
         ctx.now_ms = unix_ms();
     }
@@ -126,7 +122,7 @@ const CLOCK_STEP_NS: u64 = 1_000_000;
 /// long it took, in nanoseconds.
 #[inline]
 pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> u64 {
-    let began = Ticks::now();
+    let began = ctx.clock;
     ctx.command = command.index;
     ctx.secret_args = 0;
     let start = ctx.reply.len();
@@ -135,7 +131,8 @@ pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> 
         ctx.reply.truncate(start);
         ctx.reply.error(error.text());
     }
-    let ticks = Ticks::now().since(began);
+    ctx.clock = Ticks::now();
+    let ticks = ctx.clock.since(began);
     ctx.wrote |= command.spec.flags.contains(Flags::WRITE);
     let counters = &ctx.stats.commands[usize::from(command.index)];
     counters.calls.add(1);
@@ -328,7 +325,6 @@ fn has_to_wait(ctx: &Context<'_>, command: &Command) -> bool {
         return false;
     };
     if pause.until_ms <= ctx.now_ms {
-        ctx.services.clients.end_pause_if_over(ctx.now_ms);
         return false;
     }
     if pause.all {
@@ -371,7 +367,7 @@ fn check_replicas(ctx: &Context<'_>, command: &Command) -> Result<(), CommandErr
 
 /// Brings memory within the limit before a command that may need more of it.
 #[cold]
-fn make_room(ctx: &Context<'_>, command: &Command) -> Result<(), CommandError> {
+fn make_room(ctx: &mut Context<'_>, command: &Command) -> Result<(), CommandError> {
     let services = ctx.services;
     // Queueing takes memory as well, whatever the command.
     let queues = ctx.session.transaction.is_some()
@@ -380,6 +376,7 @@ fn make_room(ctx: &Context<'_>, command: &Command) -> Result<(), CommandError> {
     if !denied && !command.spec.flags.contains(Flags::WRITE) {
         return Ok(());
     }
+    ctx.lock(ShardSet::EMPTY);
     let made = services
         .keyspace
         .make_room(ctx.now_ms, services.memory.heap_bytes());
@@ -389,7 +386,9 @@ fn make_room(ctx: &Context<'_>, command: &Command) -> Result<(), CommandError> {
     Err(CommandError::OUT_OF_MEMORY)
 }
 
+#[cold]
 fn reject(ctx: &mut Context<'_>, command: Option<&Command>, error: &CommandError) {
+    ctx.lock(ShardSet::EMPTY);
     if let Some(transaction) = &mut ctx.session.transaction {
         transaction.aborted = true;
     }

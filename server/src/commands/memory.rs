@@ -148,7 +148,7 @@ pub(crate) fn malloc_stats(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult 
         ("free slots and tails of slabs", memory.free_slot_bytes),
         ("free pages not given back yet", memory.dirty_bytes),
         ("records of the arenas", memory.metadata_bytes),
-        ("process heap", report.heap.resident_bytes),
+        ("process heap", report.heap_bytes),
     ];
     for (name, bytes) in parts {
         text.push_str(&format!("{name:<32}{bytes:>16}  {}\n", human(bytes)));

@@ -181,7 +181,7 @@ directives! {
     ClientQueryBufferLimit "client-query-buffer-limit": Memory(GB, MB, LONG_MAX), Anytime, Honoured;
     ClientOutputBufferLimit "client-output-buffer-limit": Kind::OutputLimits, Anytime, Honoured;
     MaxMemoryClients "maxmemory-clients": MemoryOrPercent(0, LONG_MAX), Anytime, Honoured;
-    SocketMark "socket-mark-id": Integer(0, 0, UINT_MAX), AtStart, Honoured;
+    SocketMark "socket-mark-id": Integer(0, 0, UINT_MAX), AtStart, DefaultOnly;
 
     // The process.
     IoThreads "io-threads": Kind::Workers, AtStart, Honoured;
@@ -193,8 +193,8 @@ directives! {
     Databases "databases": Integer(16, 1, 65_536), AtStart, Honoured;
     EnableProtectedConfigs "enable-protected-configs": Choice(0, PROTECTED_ACTIONS), AtStart, Honoured;
     EnableDebugCommand "enable-debug-command": Choice(0, PROTECTED_ACTIONS), AtStart, Honoured;
-    ShutdownOnSigint "shutdown-on-sigint": Options(SHUTDOWN_OPTIONS), Anytime, Honoured;
-    ShutdownOnSigterm "shutdown-on-sigterm": Options(SHUTDOWN_OPTIONS), Anytime, Honoured;
+    ShutdownOnSigint "shutdown-on-sigint": Options(SHUTDOWN_OPTIONS), Anytime, Accepted;
+    ShutdownOnSigterm "shutdown-on-sigterm": Options(SHUTDOWN_OPTIONS), Anytime, Accepted;
     ShutdownTimeout "shutdown-timeout": Integer(10, 0, INT_MAX), Anytime, Accepted;
     Supervised "supervised": Choice(3, &["upstart", "systemd", "auto", "no"]), AtStart, Honoured;
     OomScoreAdj "oom-score-adj": Choice(0, &["no", "yes", "relative", "absolute"]), Anytime, Honoured;
@@ -233,7 +233,7 @@ directives! {
     LatencyThreshold "latency-monitor-threshold": Integer(0, 0, LONG_MAX), Anytime, Honoured;
     LatencyTracking "latency-tracking": Flag(true), Anytime, Honoured;
     LatencyPercentiles "latency-tracking-info-percentiles": Percentiles("50 99 99.9"), Anytime, Honoured;
-    HideUserData "hide-user-data-from-log": Flag(false), Anytime, Honoured;
+    HideUserData "hide-user-data-from-log": Flag(false), Anytime, Accepted;
     SetProcTitle "set-proc-title": Flag(true), AtStart, Accepted;
     ProcTitleTemplate "proc-title-template": Text("{title} {listen-addr} {server-mode}"), Anytime, Accepted;
     AlwaysShowLogo "always-show-logo": Flag(false), AtStart, Accepted;

@@ -161,7 +161,7 @@ const CLIENTS: &[(&str, Value)] = &[
     ("client_recent_max_output_buffer", |s| {
         largest(s, |client| &client.output_bytes)
     }),
-    ("blocked_clients", zero),
+    ("blocked_clients", |s| s.clients.blocked().to_string()),
     ("tracking_clients", zero),
     ("pubsub_clients", zero),
     ("watching_clients", |s| s.clients.watching().0.to_string()),
@@ -318,9 +318,7 @@ const MEMORY: &[(&str, Value)] = &[
     ("mem_part_metadata", |s| {
         s.memory.keyspace.memory.metadata_bytes.to_string()
     }),
-    ("mem_part_process_heap", |s| {
-        s.memory.heap.resident_bytes.to_string()
-    }),
+    ("mem_part_process_heap", |s| s.memory.heap_bytes.to_string()),
     ("mem_part_outside_allocators", |s| {
         s.memory.outside_bytes().to_string()
     }),

@@ -26,7 +26,7 @@ impl MemoryState {
 
     /// Notes what is in use now, for the peak; returns it.
     pub(crate) fn sample(&self, keyspace: &Statistics) -> u64 {
-        let heap = process::heap().allocated_bytes;
+        let heap = heap_bytes(&process::resident_memory(), keyspace);
         self.heap_bytes.store(heap, Ordering::Relaxed);
         let used = keyspace.memory.used_bytes() + heap;
         self.used_bytes.store(used, Ordering::Relaxed);
@@ -51,13 +51,19 @@ impl MemoryState {
     }
 }
 
+fn heap_bytes(system: &process::SystemMemory, keyspace: &Statistics) -> u64 {
+    system
+        .anonymous_bytes()
+        .saturating_sub(keyspace.memory.resident_bytes())
+}
+
 /// All figures about memory at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MemoryReport {
     /// What the keyspace says.
     pub(crate) keyspace: Statistics,
-    /// What the process's heap says.
-    pub(crate) heap: process::Heap,
+    /// What the process holds outside of the keyspace: its heap and its stacks, as far as they are resident.
+    pub(crate) heap_bytes: u64,
     /// What the system says.
     pub(crate) system: process::SystemMemory,
     /// The most that was in use.
@@ -72,10 +78,11 @@ impl MemoryReport {
     /// Takes all figures now.
     pub(crate) fn now(state: &MemoryState, keyspace: Statistics, client_bytes: u64) -> Self {
         state.sample(&keyspace);
+        let system = process::resident_memory();
         Self {
             keyspace,
-            heap: process::heap(),
-            system: process::resident_memory(),
+            heap_bytes: heap_bytes(&system, &keyspace),
+            system,
             peak_bytes: state.peak_bytes.load(Ordering::Relaxed),
             startup_bytes: state.startup_bytes.load(Ordering::Relaxed),
             client_bytes,
@@ -84,7 +91,7 @@ impl MemoryReport {
 
     /// What is in use: data, tables and everything on the process's heap.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.keyspace.memory.used_bytes() + self.heap.allocated_bytes
+        self.keyspace.memory.used_bytes() + self.heap_bytes
     }
 
     /// What is in use that is not data.
@@ -111,12 +118,12 @@ impl MemoryReport {
     /// Bytes of the pages that hold something in use.
     pub(crate) fn active_bytes(&self) -> u64 {
         let memory = &self.keyspace.memory;
-        memory.used_bytes() + memory.free_slot_bytes + self.heap.active_bytes
+        memory.used_bytes() + memory.free_slot_bytes + self.heap_bytes
     }
 
     /// Bytes of the allocators' resident pages.
     pub(crate) fn allocator_resident_bytes(&self) -> u64 {
-        self.keyspace.memory.resident_bytes() + self.heap.resident_bytes
+        self.keyspace.memory.resident_bytes() + self.heap_bytes
     }
 
     /// How many times `of` the number `part` is; 1 if that is nothing.

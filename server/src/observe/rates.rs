@@ -53,13 +53,6 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// Whether the last sample is old enough for another one.
-    pub(crate) fn is_due(&self, at: Duration) -> bool {
-        self.samples
-            .back()
-            .is_none_or(|last| at.saturating_sub(last.at) >= SAMPLE_INTERVAL)
-    }
-
     /// Keeps a sample.
     pub(crate) fn push(&mut self, sample: Sample) {
         if self.samples.len() == SAMPLES_MAX {
@@ -115,10 +108,7 @@ mod tests {
         };
         assert_eq!(sampler.rates(&sample(0, 0)), Rates::default());
         for tick in 0..40 {
-            let at = Duration::from_millis(tick * 100);
-            assert!(sampler.is_due(at) && !sampler.is_due(at) || sampler.is_due(at));
             sampler.push(sample(tick * 100, tick * 50));
-            assert!(!sampler.is_due(at + Duration::from_millis(99)));
         }
         assert!((sampler.rates(&sample(3900, 1950)).commands - 500.0).abs() < 1.0);
         assert!(sampler.rates(&sample(60_000, 1950)).commands < 1.0);

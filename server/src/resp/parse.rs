@@ -32,6 +32,14 @@ pub(crate) struct Span {
     pub(crate) len: usize,
 }
 
+impl Span {
+    /// The bytes that it marks in the buffer that was parsed.
+    #[inline]
+    pub(crate) fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start..self.start + self.len]
+    }
+}
+
 /// What a request may not exceed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {

@@ -20,12 +20,14 @@ use kvstore::NextDue;
 
 use crate::clients::{ClientFlags, Message};
 use crate::clock::{Ticks, unix_ms, uptime};
+use crate::commands::config::end_pause;
 use crate::commands::context::Services;
 use crate::config::directive::Id;
 use crate::listeners::Listeners;
 use crate::log::Level;
 use crate::net::poll::{Events, Interest, Poller, Waker};
 use crate::net::socket::{Endpoints, keep_alive};
+use crate::observe::rates::SAMPLE_INTERVAL;
 use crate::observe::stats::WorkerStats;
 use crate::session::Session;
 
@@ -56,6 +58,8 @@ pub(crate) struct Worker {
     check_due: Option<Instant>,
     /// Clients whose commands wait for the end of a pause.
     postponed: Vec<u64>,
+    /// From when on a sample of the statistics is taken, if there is work.
+    sample_due: Instant,
 }
 
 impl Worker {
@@ -78,6 +82,7 @@ impl Worker {
             maintenance_due: Some(Instant::now()),
             check_due: None,
             postponed: Vec::new(),
+            sample_due: Instant::now(),
         }
     }
 
@@ -86,9 +91,10 @@ impl Worker {
         let services = Arc::clone(&self.services);
         let stats = services.stats.worker(self.index);
         let mut events = Events::new();
+        let mut now = Instant::now();
         // Acquire meets the Release of `Services::stop`.
         while !services.stop.load(Ordering::Acquire) {
-            self.poller.wait(&mut events, self.timeout())?;
+            self.poller.wait(&mut events, self.timeout(now))?;
             let began = Ticks::now();
             for ready in events.iter() {
                 if ready.token == WAKER_TOKEN {
@@ -100,7 +106,8 @@ impl Worker {
                     self.serve(ready.token, ready.read, ready.write);
                 }
             }
-            self.after_events(events.iter().len() > 0);
+            now = Instant::now();
+            self.after_events(events.iter().len() > 0, now);
             if events.iter().len() > 0 {
                 stats.totals.loops.add(1);
                 stats.totals.loop_ticks.add(Ticks::now().since(began));
@@ -110,34 +117,34 @@ impl Worker {
     }
 
     /// How long the next wait may last.
-    fn timeout(&self) -> Option<Duration> {
-        let pause_end = match self.postponed.is_empty() {
-            true => None,
-            false => self.services.clients.pause().map(|pause| {
-                let left = Duration::from_millis(pause.until_ms.saturating_sub(unix_ms()));
-                Instant::now() + left.min(Duration::from_secs(86_400))
-            }),
-        };
-        let due = [self.maintenance_due, self.check_due, pause_end]
-            .into_iter()
-            .flatten()
-            .min()?;
-        Some(due.saturating_duration_since(Instant::now()))
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        let pause_end = self.services.clients.pause().map(|pause| {
+            let left = Duration::from_millis(pause.until_ms.saturating_sub(unix_ms()));
+            now + left.min(Duration::from_secs(86_400))
+        });
+        let due = [self.maintenance_due, self.check_due, pause_end];
+        let due = due.into_iter().flatten().min()?;
+        Some(due.saturating_duration_since(now))
     }
 
     /// What follows a pass over the ready sockets.
-    fn after_events(&mut self, busy: bool) {
+    fn after_events(&mut self, busy: bool, now: Instant) {
         if self.scratch.wrote {
             self.scratch.wrote = false;
             self.wake_maintainers();
         }
         self.rouse_if_asked();
-        let now = Instant::now();
-        if !self.postponed.is_empty() {
-            self.services.clients.end_pause_if_over(unix_ms());
-            if self.services.clients.pause().is_none() {
-                self.resume();
+        if self.services.clients.is_paused() {
+            let over = self
+                .services
+                .clients
+                .pause()
+                .is_some_and(|pause| pause.until_ms <= unix_ms());
+            if over {
+                end_pause(&self.services);
             }
+        } else if !self.postponed.is_empty() {
+            self.resume();
         }
         if self.maintenance_due.is_some_and(|due| due <= now) {
             self.maintain();
@@ -147,8 +154,9 @@ impl Worker {
         } else if self.check_due.is_none() && busy && self.needs_checks() {
             self.check_due = Some(now + self.check_interval());
         }
-        if busy && self.index == 0 {
-            self.sample();
+        if busy && self.index == 0 && self.sample_due <= now {
+            self.sample_due = now + SAMPLE_INTERVAL;
+            self.services.take_sample(uptime());
         }
     }
 
@@ -465,14 +473,6 @@ impl Worker {
                 format_args!("Evicting client of {bytes} bytes"),
             );
             self.close(place, &End::Closed);
-        }
-    }
-
-    /// Takes a sample of the statistics, if the last one is old enough.
-    fn sample(&mut self) {
-        let at = uptime();
-        if self.services.sampler.lock().is_due(at) {
-            self.services.take_sample(at);
         }
     }
 }

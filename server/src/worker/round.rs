@@ -1,12 +1,13 @@
 //! One round: all whole commands of what was read, in batches, each parsed, prefetched and run in order.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use kvstore::{KeyHash, ShardSet};
+use kvstore::{Key, KeyHash, ShardSet};
 use smallvec::SmallVec;
 
 use crate::clients::NO_COMMAND;
-use crate::clock::unix_ms;
+use crate::clock::{Ticks, unix_ms};
 use crate::commands::args::Args;
 use crate::commands::context::{Context, Services, Thresholds};
 use crate::commands::dispatch::{self, Outcome};
@@ -45,6 +46,15 @@ struct Parsed {
     start: usize,
     /// Where its arguments end in the list of spans.
     spans_end: usize,
+}
+
+/// One request of a batch, with its command.
+struct Request<'t> {
+    found: Found<'t>,
+    /// Its arguments in the list of spans.
+    spans: Range<usize>,
+    /// Where its keys end in the list of keys; they begin where those of the request before end.
+    keys_end: usize,
 }
 
 /// How far a batch was run.
@@ -102,25 +112,15 @@ impl Round<'_> {
                     }
                 }
             }
-            let mut done = 0;
-            while done < batch.len() && self.peer.session.fate == Fate::Live {
-                if self.reply.len() > REPLY_FLUSH_BYTES {
-                    self.peer.send(self.reply, self.services)?;
-                }
-                done = match self.execute(input, &batch, done) {
-                    Executed::Upto(done) => done,
-                    Executed::Waiting(at) => {
-                        self.spans.clear();
-                        let start = batch[at].start;
-                        let parser = Parser::at(start);
-                        return Ok(Some(Leftover {
-                            start,
-                            parser,
-                            missing: 0,
-                            postponed: true,
-                        }));
-                    }
-                };
+            if let Some(start) = self.run_batch(input, &batch)? {
+                self.spans.clear();
+                let parser = Parser::at(start);
+                return Ok(Some(Leftover {
+                    start,
+                    parser,
+                    missing: 0,
+                    postponed: true,
+                }));
             }
             self.spans
                 .drain(..batch.last().map_or(0, |last| last.spans_end));
@@ -153,12 +153,55 @@ impl Round<'_> {
         }
     }
 
-    /// Runs the commands of a batch from number `first` on, until one has to wait, one ends the connection, or the
-    /// replies have grown so large that the socket should get them.
-    fn execute(&mut self, input: &[u8], batch: &[Parsed], first: usize) -> Executed {
-        if first == 0 && batch.len() > 1 {
-            self.prefetch(input, batch);
+    /// Finds the commands and keys of a batch, brings the keys into the caches, and runs the commands in order. Returns
+    /// where the first command begins that has to wait, if one has to.
+    fn run_batch(&mut self, input: &[u8], batch: &[Parsed]) -> Result<Option<usize>, End> {
+        let services = self.services;
+        let mut keys: SmallVec<[Key<'_>; BATCH_COMMANDS]> = SmallVec::new();
+        let mut requests: SmallVec<[Request<'_>; BATCH_COMMANDS]> = SmallVec::new();
+        let mut from = 0;
+        for parsed in batch {
+            let args = Args::new(input, &self.spans[from..parsed.spans_end]);
+            let found = services.commands.find(args);
+            if let Found::Command(command) = found {
+                let spans = &self.spans[from..];
+                command.each_key(args, |at| {
+                    keys.push(services.keyspace.key(spans[at].of(input)));
+                });
+            }
+            requests.push(Request {
+                found,
+                spans: from..parsed.spans_end,
+                keys_end: keys.len(),
+            });
+            from = parsed.spans_end;
         }
+        if batch.len() > 1 {
+            let hashes: SmallVec<[KeyHash; BATCH_COMMANDS]> = keys.iter().map(Key::hash).collect();
+            services.keyspace.prefetch(self.peer.session.db, &hashes);
+        }
+        let mut done = 0;
+        while done < requests.len() && self.peer.session.fate == Fate::Live {
+            if self.reply.len() > REPLY_FLUSH_BYTES {
+                self.peer.send(self.reply, services)?;
+            }
+            done = match self.execute(input, &requests, &keys, done) {
+                Executed::Upto(done) => done,
+                Executed::Waiting(at) => return Ok(Some(batch[at].start)),
+            };
+        }
+        Ok(None)
+    }
+
+    /// Runs the requests of a batch from number `first` on, until one has to wait, one ends the connection, or the
+    /// replies have grown so large that the socket should get them.
+    fn execute(
+        &mut self,
+        input: &[u8],
+        requests: &[Request<'_>],
+        keys: &[Key<'_>],
+        first: usize,
+    ) -> Executed {
         let services = self.services;
         self.reply.set_protocol(self.peer.session.protocol);
         let stats = stats_of(services, &self.peer.session);
@@ -167,6 +210,7 @@ impl Round<'_> {
             reply: self.reply,
             locked: services.keyspace.lock(ShardSet::EMPTY),
             now_ms: unix_ms(),
+            clock: Ticks::now(),
             services,
             stats,
             thresholds: Thresholds::of(&services.config),
@@ -175,19 +219,20 @@ impl Round<'_> {
             query_bytes: input.len(),
             wrote: false,
         };
-        let mut from = first
+        let mut keys_from = first
             .checked_sub(1)
-            .map_or(0, |before| batch[before].spans_end);
-        let mut executed = Executed::Upto(batch.len());
+            .map_or(0, |before| requests[before].keys_end);
+        let mut executed = Executed::Upto(requests.len());
         let mut done = first;
-        for parsed in &batch[first..] {
-            let args = Args::new(input, &self.spans[from..parsed.spans_end]);
-            if dispatch::run(&mut ctx, args) == Outcome::Postponed {
+        for request in &requests[first..] {
+            let args = Args::new(input, &self.spans[request.spans.clone()]);
+            let args = args.with_keys(&keys[keys_from..request.keys_end]);
+            if dispatch::run(&mut ctx, request.found, args) == Outcome::Postponed {
                 executed = Executed::Waiting(done);
                 break;
             }
             done += 1;
-            from = parsed.spans_end;
+            keys_from = request.keys_end;
             if ctx.session.fate != Fate::Live || ctx.reply.len() > REPLY_FLUSH_BYTES {
                 executed = Executed::Upto(done);
                 break;
@@ -200,23 +245,6 @@ impl Round<'_> {
         let commands = &ctx.session.client.commands;
         commands.store(commands.load(Ordering::Relaxed) + count, Ordering::Relaxed);
         executed
-    }
-
-    /// Brings the keys of a batch into the caches, all at once.
-    fn prefetch(&self, input: &[u8], batch: &[Parsed]) {
-        let services = self.services;
-        let mut hashes: SmallVec<[KeyHash; 2 * BATCH_COMMANDS]> = SmallVec::new();
-        let mut from = 0;
-        for parsed in batch {
-            let args = Args::new(input, &self.spans[from..parsed.spans_end]);
-            if let Found::Command(command) = services.commands.find(args) {
-                command.each_key(args, |at| {
-                    hashes.push(services.keyspace.key(args.get(at)).hash())
-                });
-            }
-            from = parsed.spans_end;
-        }
-        services.keyspace.prefetch(self.peer.session.db, &hashes);
     }
 
     /// Tells the client that its request cannot be understood, and closes the connection.
