@@ -238,7 +238,8 @@ fn write_info(table: &CommandTable, reply: &mut Reply, command: &Command) {
     reply.integer(i64::from(spec.arity));
     write_words(
         reply,
-        spec.flags
+        // Which option guards a command is nothing that clients are told.
+        (spec.flags - Flags::PROTECTED)
             .iter_names()
             .map(|(name, _)| name.to_ascii_lowercase()),
     );

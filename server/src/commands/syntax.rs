@@ -15,7 +15,7 @@
 //! | `label=` at the start of a bracket | the name of a choice or of a group of several arguments |
 //! | `a \| b` | one of these |
 //! | `x...` | once or more; behind a bracket that starts with a token, the token is repeated too |
-//! | `x@1.2.3`, `x@1.2.3-4.5.6` | since this version, until deprecated in that one |
+//! | `x@1.2.3`, `x@1.2.3-4.5.6`, `x@-4.5.6` | since this version, until deprecated in that one |
 //! | `name"text"` | shown to humans as `text` |
 //! | `name#1` | a key of the command's second key spec (of the first if nothing is said) |
 
@@ -147,7 +147,9 @@ impl Argument<'_> {
             out.push_str(display);
             out.push('>');
         }
-        if self.multiple {
+        if self.multiple && self.kind == Kind::OneOf {
+            out.push_str(" ...");
+        } else if self.multiple {
             let again = out[repeated..].to_owned();
             out.push_str(" [");
             out.push_str(&again);
@@ -340,7 +342,9 @@ impl<'a> Parser<'a> {
                 argument.multiple = true;
                 argument.multiple_token = argument.optional && argument.token.is_some();
             } else if self.eat("@") {
-                argument.since = Some(self.version()?);
+                if !self.rest().starts_with('-') {
+                    argument.since = Some(self.version()?);
+                }
                 if self.eat("-") {
                     argument.deprecated_since = Some(self.version()?);
                 }
@@ -389,10 +393,14 @@ pub(crate) fn word_counts(arguments: &[Argument<'_>]) -> (usize, Option<usize>) 
             Kind::PureToken => (0, Some(0)),
             Kind::Block => word_counts(&argument.arguments),
             Kind::OneOf => {
-                let alternatives = argument
-                    .arguments
-                    .iter()
-                    .map(|a| word_counts(std::slice::from_ref(a)));
+                // Where an alternative is marked as optional, so that it can be left out for another,
+                // still one of them has to be there.
+                let alternatives = argument.arguments.iter().map(|alternative| {
+                    word_counts(&[Argument {
+                        optional: false,
+                        ..alternative.clone()
+                    }])
+                });
                 let (least, most): (Vec<_>, Vec<_>) = alternatives.unzip();
                 let most = most.into_iter().collect::<Option<Vec<_>>>();
                 (
@@ -502,6 +510,17 @@ mod tests {
                 },
             ]
         );
+    }
+
+    #[test]
+    fn versions_may_stand_alone_or_in_pairs() {
+        let versions = |line| {
+            let argument = &parse(line).unwrap()[0];
+            (argument.since, argument.deprecated_since)
+        };
+        assert_eq!(versions("a@1.0.0"), (Some("1.0.0"), None));
+        assert_eq!(versions("a@1.0.0-2.0.0"), (Some("1.0.0"), Some("2.0.0")));
+        assert_eq!(versions("[X a]@-2.0.0"), (None, Some("2.0.0")));
     }
 
     #[test]

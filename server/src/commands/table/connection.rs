@@ -16,7 +16,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         complexity: "O(N) where N is the length of the password.",
         summary: "Authenticates the connection.",
-        syntax: "[username] password",
+        syntax: "[username]@6.0.0 password",
         ..spec("auth", -2, connection::auth)
     },
     CommandSpec {
@@ -34,7 +34,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         since: "6.0.0",
         summary: "Chooses the version of the protocol, and may authenticate and name the connection.",
-        syntax: "[arguments=protover:integer [AUTH <username-password=username password>] [SETNAME clientname]]",
+        syntax: "[arguments=protover:integer [AUTH <auth=username password>] [SETNAME clientname]]",
         ..spec("hello", -1, connection::hello)
     },
     CommandSpec {
@@ -102,10 +102,10 @@ const CLIENT: &[CommandSpec] = &[
         flags: ADMIN,
         complexity: "O(N) where N is the number of connections.",
         summary: "Closes connections.",
-        syntax: "<filter=old-format\"ip:port\" | <new-format=ID client-id | \
-            TYPE <client-type=NORMAL | MASTER | SLAVE | REPLICA | PUBSUB> | USER username | \
-            ADDR addr\"ip:port\" | LADDR laddr\"ip:port\" | SKIPME <skipme=YES | NO> | \
-            MAXAGE maxage:integer>...>",
+        syntax: "<filter=old-format\"ip:port\"@-2.8.12 | <new-format=[ID client-id]@2.8.12 \
+                 | [TYPE <client-type=NORMAL | MASTER@3.2.0 | SLAVE | REPLICA@5.0.0 | PUBSUB>]@2.8.12 \
+                 | [USER username] | [ADDR addr\"ip:port\"] | [LADDR laddr\"ip:port\"]@6.2.0 \
+                 | [SKIPME <skipme=YES | NO>] | [MAXAGE maxage:integer]@7.4.0>...>",
         ..about_clients("kill", -3, client::kill)
     },
     CommandSpec {
@@ -113,7 +113,7 @@ const CLIENT: &[CommandSpec] = &[
         flags: ADMIN,
         complexity: "O(N) where N is the number of connections.",
         summary: "Describes connections.",
-        syntax: "[TYPE <client-type=NORMAL | MASTER | REPLICA | PUBSUB>] [ID client-id...]",
+        syntax: "[TYPE <client-type=NORMAL | MASTER | REPLICA | PUBSUB>]@5.0.0 [ID client-id...]@6.2.0",
         tips: &["nondeterministic_output"],
         ..about_clients("list", -2, client::list)
     },
@@ -134,7 +134,7 @@ const CLIENT: &[CommandSpec] = &[
         since: "3.0.0",
         flags: ADMIN,
         summary: "Lets the commands of all connections wait.",
-        syntax: "timeout:integer [mode=WRITE | ALL]",
+        syntax: "timeout [mode=WRITE | ALL]@6.2.0",
         ..about_clients("pause", -3, client::pause)
     },
     CommandSpec {

@@ -114,7 +114,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         flags: flags("admin noscript loading stale no_multi allow_busy"),
         summary: "Ends the server.",
-        syntax: "[save-selector=NOSAVE | SAVE] [NOW] [FORCE] [ABORT]",
+        syntax: "[save-selector=NOSAVE | SAVE] [NOW]@7.0.0 [FORCE]@7.0.0 [ABORT]@7.0.0",
         ..spec("shutdown", -1, admin::shutdown)
     },
     server_container(
