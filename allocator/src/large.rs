@@ -79,6 +79,33 @@ pub(crate) fn resize_in_place(
     true
 }
 
+/// Gives a run the length for `size` bytes, at least as many as it has, in
+/// another place, by moving its memory instead of copying. `None`, with
+/// nothing changed, where that does not pay or cannot be done.
+///
+/// Every move cuts the system's map of the region into more pieces, of which a
+/// process may have only so many: so only long runs are moved like this.
+pub(crate) fn move_to_grow(
+    heap: &mut PageHeap,
+    counts: &mut LargeCounts,
+    run: PageRun,
+    size: usize,
+) -> Option<PageRun> {
+    /// Tests have no room for long runs.
+    const MOVED_PAGES_MIN: u32 = if cfg!(any(test, fuzzing)) { 64 } else { 2048 };
+    if run.pages < MOVED_PAGES_MIN || pages_of(size)? < run.pages {
+        return None;
+    }
+    let target = allocate(heap, counts, size, 1)?;
+    if heap.move_contents(run, target.start) {
+        free(heap, counts, run);
+        Some(target)
+    } else {
+        free(heap, counts, target);
+        None
+    }
+}
+
 /// Panics unless the map's entries of large runs agree with the counts.
 pub(crate) fn check(heap: &PageHeap, counts: &LargeCounts) {
     let mut found = LargeCounts::default();
@@ -98,4 +125,52 @@ pub(crate) fn check(heap: &PageHeap, counts: &LargeCounts) {
         page = run.end();
     }
     assert_eq!(found, *counts);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::fake::{Faults, inject};
+    use crate::page_heap::PageHeapOptions;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri knows no mremap")]
+    fn a_long_run_takes_its_memory_along() {
+        let mut heap = PageHeap::new(&PageHeapOptions {
+            region_bytes: 32 << 20,
+            region_bytes_min: 32 << 20,
+            decay_ms: 0,
+        })
+        .unwrap();
+        let mut counts = LargeCounts::default();
+        let run = allocate(&mut heap, &mut counts, 1 << 20, 1).unwrap();
+        let wall = allocate(&mut heap, &mut counts, 4096, 1).unwrap();
+        let start = heap.address(run.start);
+        // SAFETY: the run was handed out to this test.
+        unsafe { start.write_bytes(5, run.bytes()) };
+        assert!(!resize_in_place(&mut heap, &mut counts, run, 2 << 20));
+        let refuse = Faults {
+            move_pages: true,
+            ..Faults::default()
+        };
+        let refused = inject(refuse, || {
+            move_to_grow(&mut heap, &mut counts, run, 2 << 20)
+        });
+        assert!(refused.is_none());
+        heap.check();
+        let dirty = heap.counts().dirty;
+        let moved = move_to_grow(&mut heap, &mut counts, run, 2 << 20).unwrap();
+        let start = heap.address(moved.start);
+        // SAFETY: the moved run is this test's.
+        let bytes = unsafe { core::slice::from_raw_parts(start.as_ptr(), run.bytes()) };
+        assert!(bytes.iter().all(|byte| *byte == 5));
+        // The old pages are clean, and there was nothing to purge.
+        assert!(heap.counts().dirty <= dirty);
+        heap.check();
+        check(&heap, &counts);
+        free(&mut heap, &mut counts, moved);
+        free(&mut heap, &mut counts, wall);
+        heap.purge(u32::MAX);
+        assert_eq!(heap.counts().resident(), 0);
+    }
 }

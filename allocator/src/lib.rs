@@ -32,6 +32,8 @@
 // Loom's atomics cannot be made in constants, as the process heap's must be: under
 // loom only the layers below it exist.
 #[cfg(not(loom))]
+pub mod arena;
+#[cfg(not(loom))]
 mod background;
 #[cfg(not(loom))]
 mod fork;
@@ -89,6 +91,8 @@ pub mod size_class;
 pub mod stats;
 pub mod units;
 
+#[cfg(not(loom))]
+pub use arena::Arena;
 #[cfg(not(loom))]
 pub use global_alloc::SlabAlloc;
 

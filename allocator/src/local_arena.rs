@@ -607,6 +607,10 @@ impl LocalArena {
             if large::resize_in_place(&mut self.source.pages, &mut self.large, run, new) {
                 return Some(object);
             }
+            let pages = &mut self.source.pages;
+            if let Some(moved) = large::move_to_grow(pages, &mut self.large, run, new) {
+                return Some(self.source.pages.address(moved.start));
+            }
         } else if self.usable_size_for(old) == self.usable_size_for(new) {
             return Some(object);
         }

@@ -109,6 +109,20 @@ impl Area {
     }
 }
 
+impl Area {
+    /// Moves the memory of committed pages to others, which lose theirs. The
+    /// pages of `from` read as zero afterwards. False, with nothing changed,
+    /// where the system cannot. As to the contents, see [`Area::purge`].
+    pub(crate) fn move_pages(&mut self, from: PageRun, to: PageIndex) -> bool {
+        let target = to.plus(from.pages);
+        assert!(from.end().max(target).byte_offset() <= self.committed);
+        assert!(from.end() <= to || target <= from.start);
+        // SAFETY: both ranges are committed and do not overlap, as asserted;
+        // nobody needs what is in `to`, as the caller says.
+        unsafe { os::move_pages(self.address(from.start), self.address(to), from.bytes()) }
+    }
+}
+
 impl Drop for Area {
     fn drop(&mut self) {
         // SAFETY: the area owns its reservation, and its owner is done with it.

@@ -533,6 +533,20 @@ impl PageHeap {
         done
     }
 
+    /// Moves the contents of handed-out pages to others without copying: the
+    /// memory behind `from` comes to lie behind the pages from `to` on. False,
+    /// with nothing changed, where the system cannot.
+    pub(crate) fn move_contents(&mut self, from: PageRun, to: PageIndex) -> bool {
+        if !self.region.move_pages(from, to) {
+            return false;
+        }
+        for (chunk, start, pages) in from.by_chunk() {
+            let record = &mut self.chunks.items_mut()[chunk.0 as usize];
+            self.counts.punched += record.punched(start, pages);
+        }
+        true
+    }
+
     /// Notes that pages which may have been punched are about to be touched.
     pub(crate) fn refill(&mut self, run: PageRun) {
         for (chunk, start, pages) in run.by_chunk() {
