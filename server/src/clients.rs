@@ -392,13 +392,6 @@ impl Clients {
         all
     }
 
-    /// The client with this number.
-    pub(crate) fn get(&self, id: u64) -> Option<Arc<Client>> {
-        self.desks
-            .iter()
-            .find_map(|desk| desk.clients.lock().get(&id).cloned())
-    }
-
     /// Makes a client one that watches all commands. Called by its owner.
     pub(crate) fn add_monitor(&self, client: &Client) {
         if !client.flags().contains(ClientFlags::MONITOR) {

@@ -15,8 +15,6 @@
 //! | commands | `commands` |
 //! | engine | `worker`, then `signals`, then `server`, then `main` |
 
-#![allow(dead_code)]
-
 mod clients;
 mod clock;
 mod commands;

@@ -136,11 +136,6 @@ impl Parser {
         self.position
     }
 
-    /// How many more arguments the current command announces.
-    pub(crate) fn args_left(&self) -> i64 {
-        self.args_left
-    }
-
     /// Moves the place back by `count` bytes, for a caller that drops that many from the front of its buffer.
     pub(crate) fn rebase(&mut self, count: usize) {
         self.position -= count;

@@ -271,6 +271,11 @@ impl Worker {
             self.free.push(place);
             return;
         }
+        if services.log.is_written(Level::Debug) {
+            let (peer, worker) = (client.endpoints.peer(), self.index);
+            let text = format_args!("Accepted {peer}, served by worker {worker}");
+            services.log.write(Level::Debug, text);
+        }
         let session = Session::new(client, !needs_password);
         self.peers[place] = Some(Box::new(Peer::new(socket, session, token)));
     }

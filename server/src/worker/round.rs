@@ -176,7 +176,7 @@ impl Round<'_> {
             });
             from = parsed.spans_end;
         }
-        if batch.len() > 1 {
+        if keys.len() > 1 {
             let hashes: SmallVec<[KeyHash; BATCH_COMMANDS]> = keys.iter().map(Key::hash).collect();
             services.keyspace.prefetch(self.peer.session.db, &hashes);
         }

@@ -202,6 +202,10 @@ impl Group {
 
 /// Where the keys of a key spec begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    dead_code,
+    reason = "commands of other types find their keys in these ways"
+)]
 pub(crate) enum BeginSearch {
     /// At this argument; the command's name is number 0.
     Index(usize),
@@ -218,6 +222,10 @@ pub(crate) enum BeginSearch {
 
 /// Which arguments from there on are keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    dead_code,
+    reason = "commands of other types find their keys in these ways"
+)]
 pub(crate) enum FindKeys {
     /// Every `step`-th up to `last`, counted from the beginning of the search (from the end of the arguments if
     /// negative: -1 is the last one).
