@@ -17,7 +17,6 @@
 
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
-use crate::sync::atomic::fence;
 use crate::sync::{futex_wait, futex_wake};
 use core::ffi::c_void;
 use core::ptr;
@@ -27,6 +26,10 @@ const AWAKE: u32 = 1;
 const ASLEEP: u32 = 2;
 /// There is no such thread, and there will be none: the system has refused it.
 const REFUSED: u32 = 3;
+
+/// Nanoseconds between the store that says the thread is asleep and its last look
+/// for work: far longer than a store takes to be seen by other processors.
+const LAST_LOOK_NS: u64 = 10_000_000;
 
 /// What the thread does when it is awake.
 pub(crate) struct Work {
@@ -52,13 +55,12 @@ impl Background {
         }
     }
 
-    /// Says that there is something to do, after it can be seen. Must be called
-    /// without any of the heap's locks.
+    /// Says that there is something to do, after it can be seen. Costs one load
+    /// while the thread is awake. Must be called without any of the heap's locks.
     #[inline]
     pub(crate) fn notify(&'static self) {
-        // Either this load comes after the thread's store of ASLEEP and wakes it,
-        // or the thread's last look comes after this fence and sees the work.
-        fence(SeqCst);
+        // No fence orders this load after the caller's stores: the thread looks
+        // once more a while after it has said that it is asleep.
         if self.state.load(Relaxed) & 1 == 0 {
             self.wake();
         }
@@ -126,7 +128,9 @@ impl Background {
                 continue;
             }
             self.state.store(ASLEEP, SeqCst);
-            fence(SeqCst);
+            // Whoever saw the thread awake before that store may have made work
+            // which cannot be seen yet. It can be in a moment.
+            futex_wait(&self.state, ASLEEP, Some(LAST_LOOK_NS));
             if (self.work.has_work)() {
                 let _ = self.state.compare_exchange(ASLEEP, AWAKE, SeqCst, Relaxed);
             }

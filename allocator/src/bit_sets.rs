@@ -157,8 +157,12 @@ impl BitSets {
     /// Bytes that have memory behind them, if only members below `end` have
     /// ever been added.
     pub(crate) fn resident_bytes(&self, end: u32) -> usize {
-        let words = self.leaf_at + (end as usize).div_ceil(64) * self.sets;
-        (words * 8).next_multiple_of(PAGE_BYTES)
+        // The levels lie far apart where many members are possible.
+        let level = |members_per_word: u32| {
+            let words = end.div_ceil(members_per_word) as usize * self.sets;
+            (words * size_of::<u64>()).next_multiple_of(PAGE_BYTES)
+        };
+        level(64) + level(64 * 64) + level(64 * 64 * 64)
     }
 
     /// The 64 members from `64 * word` on, as bits.

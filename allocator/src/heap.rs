@@ -11,10 +11,10 @@
 use crate::fatal::fatal;
 use crate::page_map::LARGE_HEAD;
 use crate::process::Process;
-use crate::process_arena::{CLASSES, Released};
+use crate::process_arena::CLASSES;
 use crate::size_class::GENERAL;
 use crate::thread::{self, Thread};
-use core::ptr;
+use core::ptr::{self, NonNull};
 
 /// The largest size in bytes that comes from slabs.
 const SMALL_MAX: usize = GENERAL.small_max();
@@ -37,11 +37,9 @@ pub(crate) fn allocate(size: usize, align: usize) -> *mut u8 {
     }
     let class = GENERAL.class_of(rounded);
     // SAFETY: The class exists, and the cache is the calling thread's.
-    let slot = unsafe { thread::current().cache.pop(class) };
-    if slot.is_null() {
-        allocate_slow(class)
-    } else {
-        slot
+    match unsafe { thread::current().cache.pop(class) } {
+        Some(slot) => slot.as_ptr(),
+        None => allocate_slow(class),
     }
 }
 
@@ -159,7 +157,7 @@ unsafe fn reallocate_slow(object: *mut u8, old: usize, align: usize, new: usize)
     // SAFETY: An object exists, and so does the heap.
     let process = unsafe { Process::get_unchecked() };
     if stays_large && process.pages.resize_large(object, new) {
-        process.after_large_free();
+        process.notify_if_dirty();
         return object;
     }
     let target = allocate(new, align);
@@ -174,8 +172,7 @@ unsafe fn reallocate_slow(object: *mut u8, old: usize, align: usize, new: usize)
     target
 }
 
-/// Allocates where the thread's cache has nothing, or nothing above its low-water
-/// mark, or where there is no cache.
+/// Allocates where the thread has no slot at hand, or no cache.
 #[cold]
 #[inline(never)]
 fn allocate_slow(class: usize) -> *mut u8 {
@@ -185,30 +182,14 @@ fn allocate_slow(class: usize) -> *mut u8 {
     let Some(thread) = cached_thread(process) else {
         return allocate_uncached(process, class);
     };
+    if !thread.cache.turn(class) && !process.fill(thread, class) {
+        return ptr::null_mut();
+    }
     // SAFETY: The class exists, and the cache is the calling thread's.
-    let slot = unsafe { thread.cache.pop_below_mark(class) };
-    if !slot.is_null() {
-        return slot;
-    }
-    let room = thread.cache.room_for_fill(class);
-    let mut count = process.arena_of(thread).fill(&process.pages, class, room);
-    if count == 0 {
-        process.flush_all(thread);
-        process.reclaim();
-        count = process.arena_of(thread).fill(&process.pages, class, room);
-    }
-    // The stack gives out what lies last, and slots are best used in the order of
-    // their addresses.
-    room[..count].reverse();
-    thread.cache.filled(class, count);
-    // SAFETY: As above.
-    let slot = unsafe { thread.cache.pop_below_mark(class) };
-    process.after_slow_event(thread, Released::default());
-    slot
+    unsafe { thread.cache.pop(class) }.map_or(ptr::null_mut(), NonNull::as_ptr)
 }
 
-/// Frees where the thread's cache is full, or is to be passed by, or where there
-/// is none.
+/// Frees where the thread's cache is full, or where there is none.
 ///
 /// # Safety
 ///
@@ -218,41 +199,16 @@ fn allocate_slow(class: usize) -> *mut u8 {
 unsafe fn free_slow(object: *mut u8, class: usize) {
     // SAFETY: An object exists, and so does the heap.
     let process = unsafe { Process::get_unchecked() };
-    let Some(thread) = cached_thread(process) else {
+    match cached_thread(process) {
+        Some(thread) => {
+            process.make_room(thread, class);
+            // SAFETY: The caller gives the object away.
+            let kept = unsafe { thread.cache.push(class, object) };
+            debug_assert!(kept);
+        }
         // SAFETY: Passed on to the caller.
-        return unsafe { free_uncached(process, object, class) };
-    };
-    let cache = &thread.cache;
-    let mut released = Released::default();
-    if cache.is_intercepted(class) {
-        // SAFETY: The caller gives the object away.
-        let sparse = unsafe {
-            process
-                .arena_of(thread)
-                .release_if_sparse(&process.pages, class, object)
-        };
-        if let Some(outcome) = sparse {
-            cache.intercept_frees(class, outcome.sparse);
-            if cache.flush_is_due(class) {
-                process.flush(thread, class, cache.len(class).div_ceil(2));
-            }
-            return process.after_slow_event(thread, outcome);
-        }
-        // SAFETY: As above.
-        if unsafe { cache.push_intercepted(class, object) } {
-            return;
-        }
+        None => unsafe { free_uncached(process, object, class) },
     }
-    if !cache.grow(class) {
-        released = process.flush(thread, class, cache.len(class).div_ceil(2));
-        if released.sparse && !cache.is_intercepted(class) {
-            process.flush(thread, class, usize::MAX);
-        }
-        cache.intercept_frees(class, released.sparse);
-    }
-    // SAFETY: As above; there is room now.
-    unsafe { cache.push_intercepted(class, object) };
-    process.after_slow_event(thread, released);
 }
 
 /// The calling thread's record, with a cache, which it gets now if it is new.
@@ -327,7 +283,7 @@ unsafe fn free_large(object: *mut u8) {
     // SAFETY: An object exists, and so does the heap.
     let process = unsafe { Process::get_unchecked() };
     process.pages.free_large(object);
-    process.after_large_free();
+    process.notify_if_dirty();
 }
 
 /// Whether the page map agrees that the object is of the class.

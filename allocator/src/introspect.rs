@@ -24,25 +24,12 @@ impl LocalArena {
 
     /// Where the arena's memory is.
     pub fn stats(&self) -> ArenaStats {
-        let counts = self.source.pages.counts();
         let mut stats = ArenaStats {
-            region_bytes: self.source.pages.region_bytes(),
             slab_bytes: self.slab_pages as usize * PAGE_BYTES,
             live_bytes: self.live_bytes,
-            large_bytes: self.large.pages as usize * PAGE_BYTES,
-            large_objects: self.large.objects as usize,
-            dirty_bytes: counts.dirty as usize * PAGE_BYTES,
-            punched_bytes: counts.punched as usize * PAGE_BYTES,
-            metadata_bytes: self.metadata_bytes(),
-            open_chunks: counts.open_chunks,
-            free_blocks: counts.buddy.free_blocks,
-            splits: counts.buddy.splits,
-            merges: counts.buddy.merges,
-            fresh_bytes_total: counts.fresh_total * PAGE_BYTES as u64,
-            purged_bytes_total: counts.purged_total * PAGE_BYTES as u64,
-            purges_refused: counts.purges_refused,
-            ..ArenaStats::default()
+            ..ArenaStats::of_pages(&self.source, &self.large)
         };
+        stats.metadata_bytes += self.bin_bytes();
         for class in 0..self.classes_in_use() {
             let (bin, shape) = (&self.bin_table.items()[class], self.table.class(class));
             let at_hand = self.hand_table.items()[class].slots().len();
@@ -54,18 +41,15 @@ impl LocalArena {
         for class in self.pending.classes() {
             stats.free_bytes += self.table.class(class).size as usize;
         }
-        stats.resident_bytes = counts.resident() as usize * PAGE_BYTES + stats.metadata_bytes;
+        stats.resident_bytes += stats.metadata_bytes;
         stats
     }
 
-    /// Bytes of the arena's own records that have memory behind them.
-    fn metadata_bytes(&self) -> usize {
+    /// Bytes of what the arena keeps by class that have memory behind them.
+    fn bin_bytes(&self) -> usize {
         let classes = self.classes_in_use();
         (classes * size_of::<Bin>()).next_multiple_of(PAGE_BYTES)
             + (classes * size_of::<Hand>()).next_multiple_of(PAGE_BYTES)
-            + self.source.pages.metadata_bytes()
-            + self.source.records.resident_bytes()
-            + self.source.records.index_bytes()
     }
 
     /// Figures of each class that has ever been used, in ascending order.

@@ -26,7 +26,7 @@
 //! shared    shared_pages process_arena
 //! threads   thread_cache thread fork background
 //! engine    process heap
-//! faces     global_alloc
+//! faces     global_alloc process_stats
 //! ```
 
 // Loom's atomics cannot be made in constants, as the process heap's must be: under
@@ -45,6 +45,8 @@ mod heap;
 mod process;
 #[cfg(not(loom))]
 mod process_arena;
+#[cfg(not(loom))]
+mod process_stats;
 #[cfg(not(loom))]
 mod shared_pages;
 #[cfg(not(loom))]
@@ -95,6 +97,8 @@ pub mod units;
 pub use arena::Arena;
 #[cfg(not(loom))]
 pub use global_alloc::SlabAlloc;
+#[cfg(not(loom))]
+pub use process_stats::HeapStats;
 
 pub use evacuation::{Prediction, Victim, VictimPolicy};
 pub use local_arena::LocalArena;

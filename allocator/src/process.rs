@@ -9,7 +9,7 @@ use crate::background::{Background, Work};
 use crate::fork::{self, Handlers};
 use crate::os;
 use crate::page_heap::PageHeapOptions;
-use crate::process_arena::{ArenaTable, CLASSES, ProcessArena, Released};
+use crate::process_arena::{ArenaTable, CLASSES, ProcessArena};
 use crate::shared_pages::SharedPages;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU32};
@@ -164,13 +164,80 @@ impl Process {
         (!self.arenas.is_empty()).then(|| self.arenas.arena(0))
     }
 
-    /// Does what a fill or a flush calls for: wakes the purge thread, and gives
-    /// back what the thread's cache has not used for a while.
-    #[inline]
-    pub(crate) fn after_slow_event(&self, thread: &'static Thread, released: Released) {
-        if released.mailed || self.pages.dirty() >= DIRTY_PAGES_WAKE {
-            BACKGROUND.notify();
+    /// Gets slots for the thread to allocate, when it has none of the class; false
+    /// where memory is exhausted.
+    pub(crate) fn fill(&self, thread: &'static Thread, class: usize) -> bool {
+        if thread.cache.is_sparse(class) {
+            self.flush(thread, class, usize::MAX);
         }
+        let room = thread.cache.room_for_fill(class);
+        let arena = self.arena_of(thread);
+        let mut filled = arena.fill(&self.pages, class, room);
+        if filled.count == 0 {
+            self.flush_all(thread);
+            self.reclaim();
+            filled = arena.fill(&self.pages, class, room);
+        }
+        // The stack gives out what lies last, and slots are best used in the order
+        // of their addresses.
+        room[..filled.count].reverse();
+        thread.cache.filled(class, filled.count);
+        thread.cache.set_sparse(class, filled.sparse);
+        self.after_slow_event(thread);
+        filled.count > 0
+    }
+
+    /// Makes room for a slot that the thread frees, when there is none.
+    pub(crate) fn make_room(&self, thread: &'static Thread, class: usize) {
+        if !thread.cache.grow(class) {
+            let count = if thread.cache.is_sparse(class) {
+                usize::MAX
+            } else {
+                thread.cache.freed(class, usize::MAX).len().div_ceil(2)
+            };
+            self.flush(thread, class, count);
+            self.after_slow_event(thread);
+        }
+    }
+
+    /// Returns the `count` slots of the class that the thread freed first to their
+    /// slabs.
+    fn flush(&self, thread: &'static Thread, class: usize, count: usize) {
+        let slots = thread.cache.freed(class, count);
+        if !slots.is_empty() {
+            // SAFETY: The cache holds free slots of the class, and forgets them.
+            let released = unsafe {
+                self.arenas
+                    .release(&self.pages, thread.arena(), class, slots)
+            };
+            thread.cache.flushed(class, slots.len());
+            thread.cache.set_sparse(class, released.sparse);
+            if released.mailed {
+                BACKGROUND.notify();
+            }
+        }
+    }
+
+    /// Returns all slots of the class in the thread's cache to their slabs.
+    fn flush_class(&self, thread: &'static Thread, class: usize) {
+        self.flush(thread, class, usize::MAX);
+        if thread.cache.turn_to_flush(class) {
+            self.flush(thread, class, usize::MAX);
+        }
+    }
+
+    /// Returns everything in the calling thread's cache to the slabs.
+    pub(crate) fn flush_all(&self, thread: &'static Thread) {
+        for class in 0..CLASSES {
+            self.flush_class(thread, class);
+        }
+    }
+
+    /// What a fill or a flush may call for besides: the purge thread, and the
+    /// clock of the thread's cache, lest idle classes hold memory.
+    #[inline]
+    fn after_slow_event(&self, thread: &'static Thread) {
+        self.notify_if_dirty();
         let epoch = EPOCH.load(Relaxed);
         if thread.cache.slow_event() || thread.epoch.get() != epoch {
             thread.epoch.set(epoch);
@@ -178,43 +245,21 @@ impl Process {
         }
     }
 
-    /// Wakes the purge thread if there is something for it.
-    #[inline]
-    pub(crate) fn after_large_free(&self) {
-        if self.pages.dirty() >= DIRTY_PAGES_WAKE {
-            BACKGROUND.notify();
-        }
-    }
-
     #[cold]
     fn tick_cache(&self, thread: &'static Thread) {
         for class in 0..CLASSES {
-            let unused = thread.cache.tick(class);
-            self.flush(thread, class, unused);
+            if thread.cache.tick(class) {
+                self.flush_class(thread, class);
+            }
         }
         thread.cache.ticked();
     }
 
-    /// Returns the `count` slots of the class that have lain in the thread's cache
-    /// longest to their slabs.
-    pub(crate) fn flush(&self, thread: &'static Thread, class: usize, count: usize) -> Released {
-        let slots = thread.cache.oldest(class, count);
-        if slots.is_empty() {
-            return Released::default();
-        }
-        // SAFETY: The cache holds free slots of the class, and forgets them below.
-        let released = unsafe {
-            self.arenas
-                .release(&self.pages, thread.arena(), class, slots)
-        };
-        thread.cache.flushed(class, slots.len());
-        released
-    }
-
-    /// Returns everything in the calling thread's cache to the slabs.
-    pub(crate) fn flush_all(&self, thread: &'static Thread) {
-        for class in 0..CLASSES {
-            self.flush(thread, class, usize::MAX);
+    /// Wakes the purge thread if there is something for it.
+    #[inline]
+    pub(crate) fn notify_if_dirty(&self) {
+        if self.pages.dirty() >= DIRTY_PAGES_WAKE {
+            BACKGROUND.notify();
         }
     }
 
@@ -241,6 +286,11 @@ impl Process {
                 return bytes + self.pages.with(|pages| pages.source.records.purge());
             }
         }
+    }
+
+    /// Calls `visit` with the record of every thread that has a cache.
+    pub(crate) fn for_each_thread(&self, visit: impl FnMut(&'static Thread)) {
+        self.registry.lock().attached().for_each(visit);
     }
 
     /// Changes the time in milliseconds within which free pages are given back.

@@ -10,7 +10,7 @@
 //! and frees around the border of a slab does not go to the page heap each time;
 //! [`ProcessArena::settle`] gives them up when the class is idle.
 
-use crate::bin::{Bin, CURRENT, OCCUPANCY_LISTS, Refill};
+use crate::bin::{Bin, LISTS, OCCUPANCY_LISTS, Refill};
 use crate::fatal::fatal;
 use crate::metadata::Area;
 use crate::punch::{self, Search};
@@ -21,7 +21,7 @@ use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::{Lock, Rank};
 use crate::units::{PAGE_BYTES, PageRun, SlabId};
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 use core::ptr::NonNull;
 
 /// The number of classes, hence of bins.
@@ -36,8 +36,8 @@ const BATCH_MAX: usize = 128;
 /// Words of foreign slots that are gathered before any is published.
 const PENDING_WORDS: usize = 16;
 
-/// Sparse slabs of a class from which on its frees go past the thread caches:
-/// with fewer there is little to win.
+/// Sparse slabs from which on a class counts as sparse: with fewer there is little
+/// to win.
 const SPARSE_SLABS_MIN: u32 = 16;
 /// The least share of sparse slabs among all of the class: one in so many.
 const SPARSE_SHARE: u32 = 8;
@@ -72,15 +72,35 @@ struct Slabs {
     bin: Bin,
 }
 
+/// What a fill has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Filled {
+    /// Slots handed out.
+    pub(crate) count: usize,
+    /// As in [`Released`].
+    pub(crate) sparse: bool,
+}
+
 /// What taking slots back has come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Released {
-    /// Frees of the class should go past the thread cache, since many of its
-    /// slabs are sparse: a cache would hand their slots out again and so keep
-    /// them from emptying.
+    /// Freed slots of the class should go back to their slabs before they are used
+    /// again, since many of the slabs are sparse and might empty.
     pub(crate) sparse: bool,
     /// Some inbox has slots now, and had none before.
     pub(crate) mailed: bool,
+}
+
+/// What an arena, or several, hold of a class.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ClassFigures {
+    /// Slabs, among them those kept for reuse.
+    pub(crate) slabs: u32,
+    /// Their slots that are neither in use nor in a thread's cache nor on their way
+    /// back from another thread.
+    pub(crate) free: u32,
+    /// Slabs on each of the bin's lists.
+    pub(crate) by_occupancy: [u32; LISTS],
 }
 
 /// A slot that is being freed, found in the books.
@@ -146,9 +166,9 @@ impl ProcessArena {
     }
 
     /// Fills `room` with slots of the class, from the fullest slabs first and in
-    /// ascending order within one, and returns how many. Fewer than asked for
-    /// come where that saves a new slab, none where memory is exhausted.
-    pub(crate) fn fill(&self, pages: &SharedPages, class: usize, room: &mut [*mut u8]) -> usize {
+    /// ascending order within one. Fewer than asked for come where that saves a
+    /// new slab, none where memory is exhausted.
+    pub(crate) fn fill(&self, pages: &SharedPages, class: usize, room: &mut [*mut u8]) -> Filled {
         let shape = GENERAL.class(class);
         let base = pages.base_address();
         let inbox = &self.bins[class].inbox;
@@ -186,7 +206,10 @@ impl ProcessArena {
                 }
             }
         }
-        count
+        Filled {
+            count,
+            sparse: slabs.is_sparse(),
+        }
     }
 
     /// Makes a slab of the class.
@@ -198,36 +221,25 @@ impl ProcessArena {
         Some(slab)
     }
 
-    /// Takes a slot back if it lies in a slab of this arena that is at most half
-    /// used; `None` where the caller keeps it.
-    ///
-    /// # Safety
-    ///
-    /// The slot was handed out, is of the class, and the caller gives it away if
-    /// the result is not `None`.
-    pub(crate) unsafe fn release_if_sparse(
-        &self,
-        pages: &SharedPages,
-        class: usize,
-        object: *mut u8,
-    ) -> Option<Released> {
-        let shape = GENERAL.class(class);
-        // SAFETY: The slot is not free yet.
-        let found = unsafe { find(pages, shape, class, object) };
-        if found.owner != self.number {
-            return None;
+    /// Adds what each class that has had a slab holds to `figures`, and returns the
+    /// bytes of the arena's own records that have memory behind them.
+    pub(crate) fn count(&self, figures: &mut [ClassFigures; CLASSES]) -> usize {
+        let mut pages = 1_u64;
+        for class in self.used() {
+            let slabs = self.bins[class].slabs.lock();
+            let figures = &mut figures[class];
+            let empty = u32::from(slabs.empty_count);
+            let slots = u32::from(GENERAL.class(class).slots);
+            figures.slabs += slabs.bin.slabs + empty;
+            figures.free += slabs.bin.free + slabs.bin.at_hand() + empty * slots;
+            for (list, count) in figures.by_occupancy.iter_mut().enumerate() {
+                *count += slabs.bin.length(list);
+            }
+            let start = offset_of!(Self, bins) + class * size_of::<ProcessBin>();
+            pages |= 1 << (start / PAGE_BYTES);
+            pages |= 1 << ((start + size_of::<ProcessBin>() - 1) / PAGE_BYTES);
         }
-        let mut slabs = self.bins[class].slabs.lock();
-        // SAFETY: The slab is alive and this bin's, whose lock is held.
-        let slab = unsafe { pages.records().slab(found.slab) };
-        if 2 * slab.record().free < shape.slots || slab.record().list == CURRENT {
-            return None;
-        }
-        slabs.put_slot(pages, shape, found);
-        Some(Released {
-            sparse: slabs.is_sparse(),
-            mailed: false,
-        })
+        pages.count_ones() as usize * PAGE_BYTES
     }
 
     /// Takes back what other threads have freed. Classes that have handed nothing
@@ -366,7 +378,7 @@ impl Slabs {
         }
     }
 
-    /// Whether frees of the class should go past the thread caches.
+    /// Whether freed slots should go back to their slabs at once.
     fn is_sparse(&self) -> bool {
         let lists = OCCUPANCY_LISTS / 2..OCCUPANCY_LISTS;
         let sparse: u32 = lists.map(|list| self.bin.length(list)).sum();
@@ -374,13 +386,14 @@ impl Slabs {
     }
 }
 
-/// Where a slot is. Stops the process where the object is not of the class.
+/// The slab of an object that is being freed. Stops the process where the object
+/// is not of the class.
 ///
 /// # Safety
 ///
 /// The object is live, or was never handed out by this heap.
 #[inline]
-unsafe fn find(pages: &SharedPages, shape: &SizeClass, class: usize, object: *mut u8) -> Found {
+unsafe fn slab_of(pages: &SharedPages, class: usize, object: *mut u8) -> SlabId {
     // SAFETY: A live object keeps its slab alive.
     unsafe {
         if usize::from(pages.class_entry(object)) != class + 1 {
@@ -389,12 +402,7 @@ unsafe fn find(pages: &SharedPages, shape: &SizeClass, class: usize, object: *mu
                 object.addr(),
             );
         }
-        let slab = pages.slab_of(object);
-        Found {
-            slab,
-            slot: pages.slot_of(object, slab, shape),
-            owner: pages.owner(slab, shape),
-        }
+        pages.slab_of(object)
     }
 }
 
@@ -516,28 +524,39 @@ impl ArenaTable {
         slots: &[*mut u8],
     ) -> Released {
         let shape = GENERAL.class(class);
-        for &object in slots {
-            // SAFETY: The slot is not free yet, so its slab is alive.
-            prefetch_to_write(pages.records().address(unsafe { pages.slab_of(object) }));
+        let records = pages.records();
+        let mut found = [const { MaybeUninit::<Found>::uninit() }; BATCH_MAX];
+        for (place, &object) in found.iter_mut().zip(slots) {
+            // SAFETY: The slot is not free yet.
+            let slab = unsafe { slab_of(pages, class, object) };
+            prefetch_to_write(records.address(slab));
+            // The slot and the owner follow when the record is at hand.
+            place.write(Found {
+                slab,
+                slot: 0,
+                owner: 0,
+            });
         }
-        let mut foreign = [const { MaybeUninit::<Found>::uninit() }; BATCH_MAX];
+        // SAFETY: So many were written.
+        let found = unsafe { found[..slots.len()].assume_init_mut() };
         let mut foreign_count = 0;
         let mut slabs = self.arena(own).bins[class].slabs.lock();
-        for &object in slots {
-            // SAFETY: The slot is not free yet.
-            let found = unsafe { find(pages, shape, class, object) };
-            if found.owner == own {
-                slabs.put_slot(pages, shape, found);
+        for (at, &object) in slots.iter().enumerate() {
+            let slab = found[at].slab;
+            // SAFETY: The slab is alive, since the slot is not free yet.
+            let (slot, owner) =
+                unsafe { (pages.slot_of(object, slab, shape), pages.owner(slab, shape)) };
+            let entry = Found { slab, slot, owner };
+            if owner == own {
+                slabs.put_slot(pages, shape, entry);
             } else {
-                foreign[foreign_count].write(found);
+                found[foreign_count] = entry;
                 foreign_count += 1;
             }
         }
         let sparse = slabs.is_sparse();
         drop(slabs);
-        // SAFETY: So many were written.
-        let foreign = unsafe { foreign[..foreign_count].assume_init_mut() };
-        let mailed = self.release_foreign(pages, class, foreign);
+        let mailed = self.release_foreign(pages, class, &mut found[..foreign_count]);
         Released { sparse, mailed }
     }
 

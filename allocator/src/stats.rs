@@ -1,6 +1,9 @@
 //! Read-only snapshots of an arena's books. They are taken without allocating.
 
 use crate::bin::LISTS;
+use crate::large::LargeCounts;
+use crate::slab::SlabSource;
+use crate::units::PAGE_BYTES;
 
 /// Where an arena's memory is. All figures are bytes unless named otherwise.
 ///
@@ -48,6 +51,33 @@ pub struct ArenaStats {
     pub purges_refused: u64,
     /// Slabs in all classes.
     pub slabs: usize,
+}
+
+impl ArenaStats {
+    /// What page heap, records and large objects say; slabs, slots and the records
+    /// of bins are not in it.
+    pub(crate) fn of_pages(source: &SlabSource, large: &LargeCounts) -> ArenaStats {
+        let counts = source.pages.counts();
+        ArenaStats {
+            region_bytes: source.pages.region_bytes(),
+            resident_bytes: counts.resident() as usize * PAGE_BYTES,
+            large_bytes: large.pages as usize * PAGE_BYTES,
+            large_objects: large.objects as usize,
+            dirty_bytes: counts.dirty as usize * PAGE_BYTES,
+            punched_bytes: counts.punched as usize * PAGE_BYTES,
+            metadata_bytes: source.pages.metadata_bytes()
+                + source.records.resident_bytes()
+                + source.records.index_bytes(),
+            open_chunks: counts.open_chunks,
+            free_blocks: counts.buddy.free_blocks,
+            splits: counts.buddy.splits,
+            merges: counts.buddy.merges,
+            fresh_bytes_total: counts.fresh_total * PAGE_BYTES as u64,
+            purged_bytes_total: counts.purged_total * PAGE_BYTES as u64,
+            purges_refused: counts.purges_refused,
+            ..ArenaStats::default()
+        }
+    }
 }
 
 /// One size class of an arena.

@@ -161,6 +161,13 @@ impl Registry {
         }
     }
 
+    /// The records that threads use.
+    pub(crate) fn attached(&self) -> impl Iterator<Item = &'static Thread> {
+        (0..self.made)
+            .filter(|index| !self.is_free(*index))
+            .map(|index| self.record(index))
+    }
+
     fn choose_arena(&self, arenas: &ArenaTable) -> Option<u16> {
         let made = arenas.iter().count();
         let least_used = (0..made).min_by_key(|number| self.users[*number]);

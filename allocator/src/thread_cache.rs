@@ -1,47 +1,50 @@
-//! A thread's stacks of free slots: one per size class, in front of an arena.
+//! A thread's free slots at hand: two stacks per size class, in front of an arena.
+//!
+//! Allocations pop from one stack and frees push on the other. When the first is
+//! empty the two change places, unless the class is *sparse*: then what was freed
+//! goes back to its slabs, and new slots come from the fullest of them. A single
+//! stack could not leave that choice: it hands out again what was just freed, so
+//! the slots of sparse slabs go round for ever and the slabs never empty
+//! (simulated: where a class halves and lives on, its slabs stay at 2.28 times
+//! the live bytes, against 1.23 where frees into slabs at most half used go
+//! past the stack).
 //!
 //! A stack is an array of slot addresses. Neither push nor pop touches the slot
 //! or its slab: that is why this wins over linked lists through the objects once
-//! the heap is larger than the processor's caches (the same choice as
-//! jemalloc's `cache_bin`). Slots come and go in batches, and this file does not
-//! know where: a caller fills and flushes.
+//! the heap is larger than the processor's caches (as with jemalloc's `cache_bin`).
+//! And since the two work on different words, an allocation need not wait for the
+//! store of the free before it. Slots come and go in batches, and this file does
+//! not know where: a caller fills and flushes.
 //!
 //! ```text
-//!  base          floor            top            limit        base + capacity max
-//!   |  cold slots  |  slots in use  |  empty       |  beyond capacity |
+//!  base       top                      free base       free top      free limit
+//!   | slots    |         |              | slots          |            |        |
+//!            <- pop                                    push ->
 //! ```
 //!
-//! - `top`: behind the last slot; pop takes the one below it.
-//! - `floor`: the low-water mark since the last tick, or somewhat less. Pop
-//!   compares with it instead of `base`, so the mark costs the fast path nothing:
-//!   the first pops below it take the slow path, which halves it.
-//! - `limit`: push stops here. It is `base + capacity`, or `base` where every
-//!   free is to take the slow path.
-//!
-//! A stack has no capacity until its class is used. Then it gets
-//! [`CAPACITY_START`], and twice as much whenever it runs empty or over, as long
-//! as the thread's total stays below [`BUDGET_BYTES`]. A tick gives back three
-//! quarters of what stayed below the low-water mark, and halves the capacity of
-//! a stack that neither ran empty nor over, so that an idle class keeps little.
+//! A class has no capacity until it is used. Then each stack gets
+//! [`CAPACITY_START`], and twice as much whenever slots have to come from the
+//! arena or go there, as long as the thread's total stays below [`BUDGET_BYTES`].
+//! A tick gives back what lies in classes that were idle since the last one.
 
 use crate::size_class::GENERAL;
 use crate::sync::atomic::AtomicPtr;
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::units::PAGE_BYTES;
 use core::cell::{Cell, UnsafeCell};
-use core::ptr;
+use core::mem::offset_of;
+use core::ptr::{self, NonNull};
 
-/// The number of classes, hence of stacks.
+/// The number of classes.
 pub(crate) const CLASSES: usize = GENERAL.count();
 
-/// Slots that a stack may hold when it is first used.
+/// Slots that a stack may hold when its class is first used.
 const CAPACITY_START: usize = 8;
 
-/// Bytes of slots that all stacks of a thread may hold together; one slot per
+/// Bytes of slots that one of the stacks of every class may hold together: about
+/// as much as lies in both, since one fills as the other empties. One slot per
 /// class may come on top.
 pub(crate) const BUDGET_BYTES: usize = 256 << 10;
-
-/// Frees past the cache that call for a flush.
-const FREES_PER_FLUSH: u8 = 64;
 
 /// Slow events (fills and flushes) between two ticks of a busy thread.
 const EVENTS_PER_TICK: u32 = 1 << 12;
@@ -49,21 +52,35 @@ const EVENTS_PER_TICK: u32 = 1 << 12;
 /// The most slots that a stack of the class may ever hold.
 const fn capacity_max(class: usize) -> usize {
     let slots = 16 * 1024 / GENERAL.class(class).size as usize;
-    if slots > 128 {
-        128
-    } else if slots < 4 {
-        4
+    if slots > 64 {
+        64
+    } else if slots < 2 {
+        2
     } else {
         slots
     }
 }
 
-/// Where each stack's array begins in [`ThreadCache::slots`], and the total.
+/// How many freed slots are worth a turn of the stacks: fewer make turns too
+/// frequent, so new ones join them. In return so many slots may go round in turn
+/// where a single one would do, and they should stay in the processor's cache.
+const fn turn_min(class: usize) -> usize {
+    let slots = 2 * 1024 / GENERAL.class(class).size as usize;
+    if slots > capacity_max(class) / 2 {
+        capacity_max(class) / 2
+    } else if slots < 1 {
+        1
+    } else {
+        slots
+    }
+}
+
+/// Where each class's two arrays begin in [`ThreadCache::slots`], and the total.
 const STARTS: [usize; CLASSES + 1] = {
     let mut starts = [0; CLASSES + 1];
     let mut class = 0;
     while class < CLASSES {
-        starts[class + 1] = starts[class] + capacity_max(class);
+        starts[class + 1] = starts[class] + 2 * capacity_max(class);
         class += 1;
     }
     starts
@@ -71,32 +88,34 @@ const STARTS: [usize; CLASSES + 1] = {
 
 const SLOTS: usize = STARTS[CLASSES];
 
-/// What push and pop need of a stack.
+type Place = *mut *mut u8;
+
+/// What push and pop need of a class. All of it is written by the owner alone;
+/// other threads read it for statistics.
 #[repr(C)]
-struct Stack {
-    /// Read by other threads for statistics, written by the owner alone.
+struct Stacks {
     top: AtomicPtr<*mut u8>,
-    floor: Cell<*mut *mut u8>,
-    limit: Cell<*mut *mut u8>,
-    base: Cell<*mut *mut u8>,
+    base: AtomicPtr<*mut u8>,
+    free_top: AtomicPtr<*mut u8>,
+    free_limit: AtomicPtr<*mut u8>,
 }
 
-/// What only the slow paths need of a stack.
+/// What only the slow paths need of a class.
 struct Cold {
+    free_base: AtomicPtr<*mut u8>,
+    /// Slots that each of the two stacks may hold.
     capacity: Cell<u16>,
-    /// The stack ran empty or over since the last tick.
+    /// The class was used in a way that the slow paths see since the last tick.
     wanted: Cell<bool>,
-    /// Every free takes the slow path.
-    intercepted: Cell<bool>,
-    /// Frees that went past the cache since the last flush that this called for.
-    passed: Cell<u8>,
+    /// Freed slots go back to their slabs.
+    sparse: Cell<bool>,
 }
 
 /// The stacks of one thread. Zeroed memory is a valid cache without any room:
 /// every push and pop of it is refused.
 #[repr(C)]
 pub(crate) struct ThreadCache {
-    stacks: [Stack; CLASSES],
+    stacks: [Stacks; CLASSES],
     cold: [Cold; CLASSES],
     /// Bytes of slots that the capacities add up to.
     budget_used: Cell<usize>,
@@ -104,8 +123,7 @@ pub(crate) struct ThreadCache {
     slots: UnsafeCell<[*mut u8; SLOTS]>,
 }
 
-// SAFETY: Other threads only read `top` and `base`, the latter of which does not
-// change once the cache is open; the rest belongs to the owning thread.
+// SAFETY: Other threads only read the atomics; the rest belongs to the owner.
 unsafe impl Sync for ThreadCache {}
 
 impl ThreadCache {
@@ -113,19 +131,19 @@ impl ThreadCache {
     pub(crate) const fn closed() -> Self {
         Self {
             stacks: [const {
-                Stack {
+                Stacks {
                     top: AtomicPtr::new(ptr::null_mut()),
-                    floor: Cell::new(ptr::null_mut()),
-                    limit: Cell::new(ptr::null_mut()),
-                    base: Cell::new(ptr::null_mut()),
+                    base: AtomicPtr::new(ptr::null_mut()),
+                    free_top: AtomicPtr::new(ptr::null_mut()),
+                    free_limit: AtomicPtr::new(ptr::null_mut()),
                 }
             }; CLASSES],
             cold: [const {
                 Cold {
+                    free_base: AtomicPtr::new(ptr::null_mut()),
                     capacity: Cell::new(0),
                     wanted: Cell::new(false),
-                    intercepted: Cell::new(false),
-                    passed: Cell::new(0),
+                    sparse: Cell::new(false),
                 }
             }; CLASSES],
             budget_used: Cell::new(0),
@@ -138,59 +156,46 @@ impl ThreadCache {
     /// as if it had never been used.
     pub(crate) fn open(&self) {
         let slots = self.slots.get().cast::<*mut u8>();
-        for (class, stack) in self.stacks.iter().enumerate() {
-            // SAFETY: Every start lies within `slots`.
-            let base = unsafe { slots.add(STARTS[class]) };
-            stack.base.set(base);
-            stack.top.store(base, Relaxed);
-            stack.floor.set(base);
-            stack.limit.set(base);
-            let cold = &self.cold[class];
+        for (class, (stacks, cold)) in self.stacks.iter().zip(&self.cold).enumerate() {
+            // SAFETY: Every class has two arrays in `slots`.
+            let (base, free_base) = unsafe {
+                (
+                    slots.add(STARTS[class]),
+                    slots.add(STARTS[class] + capacity_max(class)),
+                )
+            };
+            stacks.base.store(base, Relaxed);
+            stacks.top.store(base, Relaxed);
+            stacks.free_top.store(free_base, Relaxed);
+            stacks.free_limit.store(free_base, Relaxed);
+            cold.free_base.store(free_base, Relaxed);
             cold.capacity.set(0);
             cold.wanted.set(false);
-            cold.intercepted.set(false);
-            cold.passed.set(0);
+            cold.sparse.set(false);
         }
         self.budget_used.set(0);
         self.events_until_tick.set(EVENTS_PER_TICK);
     }
 
-    /// Takes a slot of the class; null where the slow path has to.
+    /// Takes a slot of the class; `None` where the slow path has to.
     ///
     /// # Safety
     ///
     /// `class` is below [`CLASSES`], and the calling thread owns the cache.
     #[inline(always)]
-    pub(crate) unsafe fn pop(&self, class: usize) -> *mut u8 {
+    pub(crate) unsafe fn pop(&self, class: usize) -> Option<NonNull<u8>> {
         // SAFETY: The caller's promise.
-        let stack = unsafe { self.stacks.get_unchecked(class) };
-        let top = stack.top.load(Relaxed);
-        if top == stack.floor.get() {
-            return ptr::null_mut();
+        let stacks = unsafe { self.stacks.get_unchecked(class) };
+        let top = stacks.top.load(Relaxed);
+        if top == stacks.base.load(Relaxed) {
+            return None;
         }
-        // SAFETY: `base <= floor < top`, so there is a slot below `top`.
+        // SAFETY: The stack holds slots, which are not null, up to `top`.
         unsafe {
             let top = top.sub(1);
-            stack.top.store(top, Relaxed);
-            *top
+            stacks.top.store(top, Relaxed);
+            Some(NonNull::new_unchecked(*top))
         }
-    }
-
-    /// Takes a slot though it lies below the low-water mark, which sinks; null
-    /// only where the stack is empty.
-    ///
-    /// # Safety
-    ///
-    /// As for [`pop`](Self::pop).
-    pub(crate) unsafe fn pop_below_mark(&self, class: usize) -> *mut u8 {
-        // SAFETY: The caller's promise.
-        let stack = unsafe { self.stacks.get_unchecked(class) };
-        let base = stack.base.get();
-        let below = stack.len_to(stack.floor.get());
-        // SAFETY: Half of the way from `base` to `floor` lies between the two.
-        stack.floor.set(unsafe { base.add(below / 2) });
-        // SAFETY: The caller's promise.
-        unsafe { self.pop(class) }
     }
 
     /// Keeps a free slot of the class; false where the slow path has to.
@@ -202,106 +207,114 @@ impl ThreadCache {
     #[inline(always)]
     pub(crate) unsafe fn push(&self, class: usize, slot: *mut u8) -> bool {
         // SAFETY: The caller's promise.
-        let stack = unsafe { self.stacks.get_unchecked(class) };
-        let top = stack.top.load(Relaxed);
-        if top >= stack.limit.get() {
+        let stacks = unsafe { self.stacks.get_unchecked(class) };
+        let top = stacks.free_top.load(Relaxed);
+        if top >= stacks.free_limit.load(Relaxed) {
             return false;
         }
-        // SAFETY: `base <= top < limit`, which is inside the stack's array.
+        // SAFETY: Below the limit there is room.
         unsafe {
             *top = slot;
-            stack.top.store(top.add(1), Relaxed);
+            stacks.free_top.store(top.add(1), Relaxed);
         }
         true
     }
 
-    /// Keeps a free slot though frees of the class are intercepted; false where
-    /// the stack is full.
-    ///
-    /// # Safety
-    ///
-    /// As for [`push`](Self::push).
-    pub(crate) unsafe fn push_intercepted(&self, class: usize, slot: *mut u8) -> bool {
-        let stack = &self.stacks[class];
-        let top = stack.top.load(Relaxed);
-        if stack.len() >= usize::from(self.cold[class].capacity.get()) {
+    /// Lets the freed slots be allocated, when all others are used up; false, with
+    /// nothing changed, where the class is sparse or they are too few.
+    pub(crate) fn turn(&self, class: usize) -> bool {
+        let cold = &self.cold[class];
+        if cold.sparse.get() || self.free_len(class) < turn_min(class) {
             return false;
         }
-        // SAFETY: The stack holds less than its capacity.
-        unsafe {
-            *top = slot;
-            stack.top.store(top.add(1), Relaxed);
-        }
+        debug_assert!(self.stacks[class].is_empty());
+        cold.wanted.set(true);
+        self.exchange(class);
         true
+    }
+
+    /// Counts what was to be allocated next as freed, when nothing else is, so that
+    /// it can be flushed; false where there is nothing.
+    pub(crate) fn turn_to_flush(&self, class: usize) -> bool {
+        debug_assert_eq!(self.free_len(class), 0);
+        let any = !self.stacks[class].is_empty();
+        if any {
+            self.exchange(class);
+        }
+        any
+    }
+
+    fn exchange(&self, class: usize) {
+        let (stacks, cold) = (&self.stacks[class], &self.cold[class]);
+        let (top, base) = (stacks.top.load(Relaxed), stacks.base.load(Relaxed));
+        stacks.top.store(stacks.free_top.load(Relaxed), Relaxed);
+        stacks.base.store(cold.free_base.load(Relaxed), Relaxed);
+        stacks.free_top.store(top, Relaxed);
+        cold.free_base.store(base, Relaxed);
+        self.set_limit(class);
+    }
+
+    /// Whether freed slots of the class go back to their slabs.
+    pub(crate) fn is_sparse(&self, class: usize) -> bool {
+        self.cold[class].sparse.get()
+    }
+
+    /// Sends freed slots of the class back to their slabs from now on, or no longer.
+    pub(crate) fn set_sparse(&self, class: usize, sparse: bool) {
+        self.cold[class].sparse.set(sparse);
     }
 
     /// How many slots of the class lie here. Another thread may ask, and gets an
-    /// answer that was true a moment ago.
+    /// answer that was about true a moment ago.
     pub(crate) fn len(&self, class: usize) -> usize {
-        self.stacks[class].len()
+        let max = capacity_max(class);
+        self.stacks[class].len().min(max) + self.free_len(class).min(max)
     }
 
-    /// Sends every free of the class through the slow path, or no longer.
-    pub(crate) fn intercept_frees(&self, class: usize, intercept: bool) {
-        if self.cold[class].intercepted.get() != intercept {
-            self.cold[class].intercepted.set(intercept);
-            self.set_limit(class);
-        }
+    fn free_len(&self, class: usize) -> usize {
+        distance(
+            self.cold[class].free_base.load(Relaxed),
+            self.stacks[class].free_top.load(Relaxed),
+        )
     }
 
-    /// Whether every free of the class takes the slow path.
-    pub(crate) fn is_intercepted(&self, class: usize) -> bool {
-        self.cold[class].intercepted.get()
-    }
-
-    /// Counts a free that went past the cache. True once in a while, when a part of
-    /// the stack should be flushed as well: its slots may lie in slabs that would
-    /// otherwise be empty.
-    pub(crate) fn flush_is_due(&self, class: usize) -> bool {
-        let passed = (self.cold[class].passed.get() + 1) % FREES_PER_FLUSH;
-        self.cold[class].passed.set(passed);
-        passed == 0
-    }
-
-    /// The room for a batch that refills an empty stack: half of the capacity,
-    /// which first grows, since the class is in use. Report with
+    /// The room for a batch of slots to be allocated, of which there are none: half
+    /// of the capacity, which first grows, since the class is in use. Report with
     /// [`filled`](Self::filled) what was put there; the last comes out first.
     #[expect(
         clippy::mut_from_ref,
-        reason = "the cells of an owned cache, not its value"
+        reason = "the array behind an owned cache's cells"
     )]
     pub(crate) fn room_for_fill(&self, class: usize) -> &mut [*mut u8] {
-        debug_assert_eq!(self.len(class), 0);
+        let stacks = &self.stacks[class];
+        let base = stacks.base.load(Relaxed);
+        debug_assert_eq!(stacks.top.load(Relaxed), base);
         self.grow(class);
         let batch = usize::from(self.cold[class].capacity.get()).div_ceil(2);
         // SAFETY: The array has room for the capacity, and only the owner, who
         // calls, uses it.
-        unsafe { core::slice::from_raw_parts_mut(self.stacks[class].base.get(), batch) }
+        unsafe { core::slice::from_raw_parts_mut(base, batch) }
     }
 
     /// Counts in the first `count` slots of [`room_for_fill`](Self::room_for_fill).
     pub(crate) fn filled(&self, class: usize, count: usize) {
+        let stacks = &self.stacks[class];
         debug_assert!(count <= usize::from(self.cold[class].capacity.get()));
-        let stack = &self.stacks[class];
         // SAFETY: The count is within the stack's array.
-        stack
+        stacks
             .top
-            .store(unsafe { stack.base.get().add(count) }, Relaxed);
-        stack.floor.set(stack.base.get());
+            .store(unsafe { stacks.base.load(Relaxed).add(count) }, Relaxed);
     }
 
-    /// Makes room in a full stack by raising its capacity; false where that is at
-    /// its end, and half of the stack should be flushed.
+    /// Raises the class's capacity; false where that is at its end, and slots have
+    /// to be flushed to make room.
     pub(crate) fn grow(&self, class: usize) -> bool {
         let cold = &self.cold[class];
         cold.wanted.set(true);
         let old = usize::from(cold.capacity.get());
-        let new = (old * 2)
-            .clamp(CAPACITY_START, 128)
-            .min(capacity_max(class));
-        let within_budget =
-            |new| self.budget_used.get() + (new - old) * slot_bytes(class) <= BUDGET_BYTES;
-        if new > old && within_budget(new) {
+        let new = (old * 2).max(CAPACITY_START).min(capacity_max(class));
+        let budget = self.budget_used.get() + (new - old) * slot_bytes(class);
+        if new > old && budget <= BUDGET_BYTES {
             self.set_capacity(class, new);
             true
         } else if old == 0 {
@@ -321,25 +334,31 @@ impl ThreadCache {
         self.set_limit(class);
     }
 
-    /// The slots that have lain here longest: at most `count` of them. Whoever
-    /// returns them to their slabs says so with [`flushed`](Self::flushed).
-    pub(crate) fn oldest(&self, class: usize, count: usize) -> &[*mut u8] {
-        let count = count.min(self.len(class));
-        // SAFETY: The stack holds as many slots, and only the owner changes them.
-        unsafe { core::slice::from_raw_parts(self.stacks[class].base.get(), count) }
+    fn set_limit(&self, class: usize) {
+        let cold = &self.cold[class];
+        let room = usize::from(cold.capacity.get());
+        // SAFETY: The array has room for the capacity.
+        let limit = unsafe { cold.free_base.load(Relaxed).add(room) };
+        self.stacks[class].free_limit.store(limit, Relaxed);
     }
 
-    /// Drops the `count` oldest slots of the class, which the caller has returned.
+    /// The freed slots of the class that have lain here longest: at most `count`
+    /// of them. Whoever returns them to their slabs says so with
+    /// [`flushed`](Self::flushed).
+    pub(crate) fn freed(&self, class: usize, count: usize) -> &[*mut u8] {
+        let count = count.min(self.free_len(class));
+        // SAFETY: The stack holds as many slots, and only the owner changes them.
+        unsafe { core::slice::from_raw_parts(self.cold[class].free_base.load(Relaxed), count) }
+    }
+
+    /// Forgets the first `count` of [`freed`](Self::freed).
     pub(crate) fn flushed(&self, class: usize, count: usize) {
-        let stack = &self.stacks[class];
-        let left = self.len(class) - count;
-        let base = stack.base.get();
+        let left = self.free_len(class) - count;
+        let base = self.cold[class].free_base.load(Relaxed);
         // SAFETY: The stack holds `count + left` slots.
         unsafe {
             ptr::copy(base.add(count), base, left);
-            stack.top.store(base.add(left), Relaxed);
-            let marked = stack.len_to(stack.floor.get());
-            stack.floor.set(base.add(marked.saturating_sub(count)));
+            self.stacks[class].free_top.store(base.add(left), Relaxed);
         }
     }
 
@@ -350,20 +369,38 @@ impl ThreadCache {
         left == 0
     }
 
-    /// How many slots of the class are to be flushed now, because they have lain
-    /// unused since the last tick: the caller flushes that many of the oldest.
-    /// Starts the class's next period.
-    pub(crate) fn tick(&self, class: usize) -> usize {
-        let stack = &self.stacks[class];
+    /// Starts the class's next period. True where it was idle in the last one and
+    /// has lost half of its capacity: the caller flushes all of its slots.
+    pub(crate) fn tick(&self, class: usize) -> bool {
         let cold = &self.cold[class];
-        let unused = stack.len_to(stack.floor.get());
-        let due = unused - unused / 4;
-        stack.floor.set(stack.top.load(Relaxed));
-        if !cold.wanted.replace(false) {
-            let half = usize::from(cold.capacity.get()) / 2;
-            self.set_capacity(class, half.max(self.len(class) - due));
+        if cold.wanted.replace(false) {
+            return false;
         }
-        due
+        let capacity = usize::from(cold.capacity.get());
+        if capacity > 0 {
+            self.set_capacity(class, capacity / 2);
+        }
+        true
+    }
+
+    /// Bytes of pages that the stacks in use, and what leads to them, lie on. Another
+    /// thread may ask, as with [`len`](Self::len).
+    pub(crate) fn resident_bytes(&self) -> usize {
+        const { assert!(size_of::<Self>() <= 64 * PAGE_BYTES) };
+        let arrays = offset_of!(Self, slots);
+        let mut pages = 0_u64;
+        let mut count = |start: usize, end: usize| {
+            (start / PAGE_BYTES..end.div_ceil(PAGE_BYTES)).for_each(|page| pages |= 1 << page);
+        };
+        count(0, arrays);
+        for class in 0..CLASSES {
+            let limit = self.stacks[class].free_limit.load(Relaxed);
+            if limit != self.cold[class].free_base.load(Relaxed) {
+                let place = |slot| arrays + slot * size_of::<*mut u8>();
+                count(place(STARTS[class]), place(STARTS[class + 1]));
+            }
+        }
+        pages.count_ones() as usize * PAGE_BYTES
     }
 
     /// Starts the count of slow events anew, after the classes' ticks.
@@ -371,27 +408,15 @@ impl ThreadCache {
         self.events_until_tick.set(EVENTS_PER_TICK);
     }
 
-    fn set_limit(&self, class: usize) {
-        let stack = &self.stacks[class];
-        let cold = &self.cold[class];
-        let room = if cold.intercepted.get() {
-            0
-        } else {
-            usize::from(cold.capacity.get())
-        };
-        // SAFETY: The array has room for the capacity.
-        stack.limit.set(unsafe { stack.base.get().add(room) });
-    }
-
-    /// Stops the process with a message where the cache contradicts itself.
+    /// Panics where the cache contradicts itself.
     #[cfg(test)]
     fn check(&self) {
         let mut budget = 0;
         for class in 0..CLASSES {
-            let stack = &self.stacks[class];
             let capacity = usize::from(self.cold[class].capacity.get());
             assert!(capacity <= capacity_max(class));
-            assert!(stack.len_to(stack.floor.get()) <= stack.len());
+            assert!(self.stacks[class].len() <= capacity_max(class));
+            assert!(self.free_len(class) <= capacity_max(class));
             budget += capacity * slot_bytes(class);
         }
         assert_eq!(budget, self.budget_used.get());
@@ -400,14 +425,18 @@ impl ThreadCache {
     }
 }
 
-impl Stack {
-    fn len(&self) -> usize {
-        self.len_to(self.top.load(Relaxed))
+impl Stacks {
+    fn is_empty(&self) -> bool {
+        self.top.load(Relaxed) == self.base.load(Relaxed)
     }
 
-    fn len_to(&self, end: *mut *mut u8) -> usize {
-        (end.addr() - self.base.get().addr()) / size_of::<*mut u8>()
+    fn len(&self) -> usize {
+        distance(self.base.load(Relaxed), self.top.load(Relaxed))
     }
+}
+
+fn distance(from: Place, to: Place) -> usize {
+    to.addr().wrapping_sub(from.addr()) / size_of::<*mut u8>()
 }
 
 const fn slot_bytes(class: usize) -> usize {
@@ -430,16 +459,31 @@ mod tests {
         ptr::without_provenance_mut(16 * (number + 1))
     }
 
+    fn push(cache: &ThreadCache, class: usize, number: usize) -> bool {
+        // SAFETY: The class exists, and the cache is this thread's.
+        unsafe { cache.push(class, slot(number)) }
+    }
+
+    fn pop(cache: &ThreadCache, class: usize) -> *mut u8 {
+        // SAFETY: The class exists, and the cache is this thread's.
+        unsafe { cache.pop(class) }.map_or(ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    fn flush_all(cache: &ThreadCache, class: usize) {
+        cache.flushed(class, cache.freed(class, usize::MAX).len());
+        if cache.turn_to_flush(class) {
+            cache.flushed(class, cache.freed(class, usize::MAX).len());
+        }
+    }
+
     #[test]
     fn a_closed_cache_refuses_everything() {
         let cache = ThreadCache::closed();
         for class in 0..CLASSES {
-            // SAFETY: The class exists, and the cache is this thread's.
-            unsafe {
-                assert!(cache.pop(class).is_null());
-                assert!(cache.pop_below_mark(class).is_null());
-                assert!(!cache.push(class, slot(1)));
-            }
+            assert!(pop(&cache, class).is_null());
+            assert!(!push(&cache, class, 1));
+            assert!(!cache.turn(class));
+            assert!(!cache.turn_to_flush(class));
             assert_eq!(cache.len(class), 0);
         }
     }
@@ -456,81 +500,64 @@ mod tests {
         for class in 0..CLASSES {
             assert!(!cache.room_for_fill(class).is_empty());
         }
-        const { assert!(size_of::<ThreadCache>() <= 32 << 10) };
+        const { assert!(size_of::<ThreadCache>() <= 36 << 10) };
     }
 
     #[test]
-    fn what_stays_below_the_mark_is_given_back() {
+    fn freed_slots_come_back_after_the_turn() {
         let cache = open_cache();
-        let class = GENERAL.class_of(64);
-        assert!(cache.grow(class));
-        for number in 0..8 {
-            // SAFETY: The class exists, and the cache is this thread's.
-            assert!(unsafe { cache.push(class, slot(number)) });
-        }
-        assert_eq!(cache.tick(class), 0, "all were pushed in this period");
-        assert_eq!(cache.tick(class), 6, "three quarters of eight unused");
-        assert_eq!(cache.oldest(class, 6), [0, 1, 2, 3, 4, 5].map(slot));
-        cache.flushed(class, 6);
-        // SAFETY: As above.
-        unsafe {
-            assert!(cache.pop(class).is_null());
-            assert_eq!(cache.pop_below_mark(class), slot(7));
-        }
-        cache.check();
+        let class = GENERAL.class_of(1024);
+        assert!(!push(&cache, class, 0) && cache.grow(class));
+        assert!(push(&cache, class, 1) && push(&cache, class, 2));
+        assert!(pop(&cache, class).is_null());
+        assert!(cache.turn(class));
+        assert_eq!(pop(&cache, class), slot(2));
+        assert!(push(&cache, class, 3));
+        assert_eq!(pop(&cache, class), slot(1));
+        assert!(pop(&cache, class).is_null());
+        assert_eq!(cache.freed(class, 9), [slot(3)]);
+        assert!(!cache.turn(class), "one slot is not worth it");
     }
 
     #[test]
-    fn capacity_follows_use_and_sinks_again() {
+    fn a_sparse_class_does_not_turn() {
+        let cache = open_cache();
+        let class = GENERAL.class_of(1024);
+        cache.grow(class);
+        assert!(push(&cache, class, 1) && push(&cache, class, 2));
+        cache.set_sparse(class, true);
+        assert!(!cache.turn(class));
+        cache.set_sparse(class, false);
+        assert!(cache.turn(class));
+    }
+
+    #[test]
+    fn capacity_follows_use_and_sinks_when_idle() {
         let cache = open_cache();
         let class = GENERAL.class_of(32);
         let mut pushed = 0;
-        loop {
-            // SAFETY: The class exists, and the cache is this thread's.
-            if unsafe { cache.push(class, slot(pushed)) } {
-                pushed += 1;
-            } else if !cache.grow(class) {
-                break;
-            }
+        while push(&cache, class, pushed) || cache.grow(class) {
+            pushed = cache.freed(class, usize::MAX).len();
         }
         assert_eq!(pushed, capacity_max(class));
-        for _ in 0..20 {
-            let due = cache.tick(class);
-            cache.flushed(class, due);
+        assert!(!cache.tick(class), "the class was used");
+        for _ in 0..10 {
+            assert!(cache.tick(class));
+            cache.flushed(class, cache.freed(class, usize::MAX).len());
             cache.check();
         }
-        assert_eq!(cache.len(class), 0);
-        assert_eq!(cache.cold[class].capacity.get(), 0);
-        assert_eq!(cache.budget_used.get(), 0);
+        assert_eq!((cache.len(class), cache.budget_used.get()), (0, 0));
     }
 
     #[test]
     fn a_cache_that_is_opened_again_is_as_new() {
         let cache = open_cache();
         assert!(cache.grow(5) && cache.grow(5));
-        cache.intercept_frees(5, true);
+        cache.set_sparse(5, true);
         cache.open();
         cache.check();
-        assert!(cache.grow(5));
-        // SAFETY: The class exists, and the cache is this thread's.
-        assert!(unsafe { cache.push(5, slot(0)) });
-    }
-
-    #[test]
-    fn intercepted_frees_take_the_slow_path() {
-        let cache = open_cache();
-        // SAFETY: The class exists, and the cache is this thread's.
-        unsafe {
-            assert!(cache.grow(3));
-            assert!(cache.push(3, slot(0)));
-            cache.intercept_frees(3, true);
-            assert!(!cache.push(3, slot(1)));
-            assert!(cache.push_intercepted(3, slot(1)));
-            assert_eq!(cache.pop(3), slot(1));
-            cache.intercept_frees(3, false);
-            assert!(cache.push(3, slot(1)));
-        }
-        cache.check();
+        assert!(!cache.is_sparse(5));
+        assert!(cache.grow(5) && push(&cache, 5, 0));
     }
 
     #[derive(Clone, Debug)]
@@ -538,8 +565,9 @@ mod tests {
         Pop(usize),
         Push(usize),
         Flush(usize, usize),
+        FlushAll(usize),
         Tick(usize),
-        Intercept(usize, bool),
+        Sparse(usize, bool),
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -549,74 +577,73 @@ mod tests {
             8 => class.clone().prop_map(Op::Pop),
             9 => class.clone().prop_map(Op::Push),
             1 => (class.clone(), 0_usize..100).prop_map(|(class, count)| Op::Flush(class, count)),
+            1 => class.clone().prop_map(Op::FlushAll),
             1 => class.clone().prop_map(Op::Tick),
-            1 => (class, any::<bool>()).prop_map(|(class, on)| Op::Intercept(class, on)),
+            1 => (class, any::<bool>()).prop_map(|(class, on)| Op::Sparse(class, on)),
         ]
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..<_>::default() })]
 
-        /// The stacks behave as plain stacks that are cut at the bottom.
+        /// The stacks behave as two plain stacks that change places.
         #[test]
         fn stacks_agree_with_a_model(ops in proptest::collection::vec(op(), 1..400)) {
             let cache = open_cache();
-            let mut model = vec![Vec::new(); CLASSES];
+            let mut unused = vec![Vec::new(); CLASSES];
+            let mut freed = vec![Vec::new(); CLASSES];
             let mut next = 0;
             for op in ops {
                 match op {
                     Op::Pop(class) => {
-                        // SAFETY: The class exists, and the cache is this thread's.
-                        let mut got = unsafe { cache.pop(class) };
-                        if got.is_null() {
-                            // SAFETY: As above.
-                            got = unsafe { cache.pop_below_mark(class) };
-                        }
-                        prop_assert_eq!(got, model[class].pop().unwrap_or(ptr::null_mut()));
-                        if got.is_null() {
+                        let mut got = pop(&cache, class);
+                        prop_assert_eq!(got.is_null(), unused[class].is_empty());
+                        if got.is_null() && cache.turn(class) {
+                            core::mem::swap(&mut unused[class], &mut freed[class]);
+                            got = pop(&cache, class);
+                        } else if got.is_null() {
                             let room = cache.room_for_fill(class);
                             let count = room.len();
                             for place in room {
                                 *place = slot(next);
-                                model[class].push(slot(next));
+                                unused[class].push(slot(next));
                                 next += 1;
                             }
                             cache.filled(class, count);
+                            got = pop(&cache, class);
                         }
+                        prop_assert_eq!(Some(got), unused[class].pop());
                     }
                     Op::Push(class) => {
-                        // SAFETY: As above.
-                        let kept = unsafe {
-                            if cache.is_intercepted(class) {
-                                prop_assert!(!cache.push(class, slot(next)));
-                                cache.push_intercepted(class, slot(next))
-                            } else {
-                                cache.push(class, slot(next))
-                            }
-                        };
-                        if kept {
-                            model[class].push(slot(next));
+                        if push(&cache, class, next) {
+                            freed[class].push(slot(next));
                         } else {
                             cache.grow(class);
                         }
                         next += 1;
                     }
                     Op::Flush(class, count) => {
-                        let count = cache.oldest(class, count).len();
-                        prop_assert_eq!(cache.oldest(class, count), &model[class][..count]);
+                        let count = cache.freed(class, count).len();
+                        prop_assert_eq!(cache.freed(class, count), &freed[class][..count]);
                         cache.flushed(class, count);
-                        model[class].drain(..count);
+                        freed[class].drain(..count);
+                    }
+                    Op::FlushAll(class) => {
+                        flush_all(&cache, class);
+                        unused[class].clear();
+                        freed[class].clear();
                     }
                     Op::Tick(class) => {
-                        let due = cache.tick(class);
-                        prop_assert!(due <= model[class].len());
-                        cache.flushed(class, due);
-                        model[class].drain(..due);
+                        if cache.tick(class) {
+                            flush_all(&cache, class);
+                            unused[class].clear();
+                            freed[class].clear();
+                        }
                     }
-                    Op::Intercept(class, on) => cache.intercept_frees(class, on),
+                    Op::Sparse(class, on) => cache.set_sparse(class, on),
                 }
-                for (class, expected) in model.iter().enumerate() {
-                    prop_assert_eq!(cache.len(class), expected.len());
+                for class in 0..CLASSES {
+                    prop_assert_eq!(cache.len(class), unused[class].len() + freed[class].len());
                 }
                 cache.check();
             }

@@ -3,7 +3,7 @@
 
 #![cfg(not(loom))]
 
-use slab_allocator::SlabAlloc;
+use slab_allocator::{HeapStats, SlabAlloc};
 use std::time::{Duration, Instant};
 
 #[global_allocator]
@@ -41,10 +41,46 @@ fn fill(bytes: usize) -> Vec<Vec<u8>> {
     objects
 }
 
+/// The books against what the system says: both must have grown alike since a
+/// moment at which they were `stats_before` and `resident_before`.
+fn books_agree(stats_before: HeapStats, resident_before: usize) {
+    let (stats, resident) = (ALLOCATOR.stats(), resident_bytes());
+    let arenas = stats.arenas;
+    let slots = arenas.live_bytes + arenas.free_bytes + stats.cached_bytes;
+    assert_eq!(arenas.slab_bytes, slots + arenas.tail_bytes);
+    let pages = arenas.slab_bytes + arenas.large_bytes + arenas.dirty_bytes;
+    assert_eq!(
+        arenas.resident_bytes + arenas.punched_bytes,
+        pages + arenas.metadata_bytes
+    );
+    let by_books = arenas.resident_bytes as isize - stats_before.arenas.resident_bytes as isize;
+    let by_system = resident as isize - resident_before as isize;
+    let difference = (by_books - by_system).unsigned_abs();
+    // Pages count from the moment when they are handed out, touched or not.
+    assert!(
+        difference < resident / 50 + MEGABYTE,
+        "{by_books} and {by_system}: {stats:?}"
+    );
+    let mut live = 0;
+    ALLOCATOR.class_stats(|class| live += class.live as usize * class.slot_bytes);
+    assert_eq!(live, arenas.live_bytes);
+}
+
 #[test]
 fn memory_goes_back() {
     let before = resident_bytes();
     assert!(before < 6 * MEGABYTE, "{before} at the start");
+
+    // What is asked for is what the books call live, up to the classes' rounding.
+    let stats = ALLOCATOR.stats();
+    assert!(stats.arenas.metadata_bytes < MEGABYTE / 2, "{stats:?}");
+    let objects: Vec<_> = (0..100_000).map(|_| Box::new([1_u8; 96])).collect();
+    let live = ALLOCATOR.stats().arenas.live_bytes - stats.arenas.live_bytes;
+    assert_eq!(live, 100_000 * 96);
+    books_agree(stats, before);
+    drop(objects);
+    let live = ALLOCATOR.stats().arenas.live_bytes;
+    assert_eq!(live, stats.arenas.live_bytes);
 
     // Everything freed by the thread that made it, while it sleeps.
     drop(fill(64 * MEGABYTE));
@@ -71,6 +107,20 @@ fn memory_goes_back() {
         "{}",
         resident_bytes()
     );
+
+    // Nine tenths freed at random.
+    let mut objects = fill(64 * MEGABYTE);
+    let mut random = 1_u64;
+    objects.retain(|_| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (random >> 33).is_multiple_of(10)
+    });
+    books_agree(stats, before);
+    std::thread::sleep(Duration::from_secs(2));
+    books_agree(stats, before);
+    drop(objects);
 
     // Large objects.
     drop((0..64).map(|_| vec![1_u8; MEGABYTE]).collect::<Vec<_>>());
