@@ -29,10 +29,6 @@ const PAUSE_MS: u64 = 20;
 /// Freed bytes in the time of a pause that count as hardly anything: this part of the free slots.
 const QUIET_PART: u64 = 512;
 
-/// Where background work ends: free slots in percent of the live bytes. Victims are at most three
-/// quarters full, so it usually ends before, for lack of one.
-const BACKGROUND_PERCENT: u64 = 3;
-
 /// What one shard has earned, and what it has seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pacing {
@@ -44,6 +40,8 @@ pub(crate) struct Pacing {
     window_start_ms: u64,
     freed_at_start: u64,
     quiet: bool,
+    /// Background work has begun and has not run out of victims.
+    working: bool,
     /// No victim was found, and nothing was freed since.
     exhausted_at_freed: Option<u64>,
 }
@@ -105,6 +103,7 @@ impl Pacing {
 
     /// No slab is left whose objects fit into fuller ones.
     pub(crate) fn exhausted(&mut self) {
+        self.working = false;
         self.exhausted_at_freed = Some(self.freed_bytes);
     }
 
@@ -115,8 +114,13 @@ impl Pacing {
         now_ms: u64,
         settings: &CompactionSettings,
     ) -> Background {
+        let start_percent = if self.working {
+            0
+        } else {
+            u64::from(settings.start_percent)
+        };
         let nothing = !settings.enabled
-            || !exceeds(waste, BACKGROUND_PERCENT, settings)
+            || !exceeds(waste, start_percent, settings)
             || self
                 .exhausted_at_freed
                 .is_some_and(|freed| freed == self.freed_bytes);
@@ -133,6 +137,7 @@ impl Pacing {
             self.freed_at_start = self.freed_bytes;
         }
         if self.quiet {
+            self.working = true;
             Background::Run
         } else {
             Background::Wait(self.window_start_ms + PAUSE_MS)
@@ -156,7 +161,7 @@ pub(crate) fn cpu_percent(waste: &Waste, settings: &CompactionSettings) -> u32 {
     let percent = (waste.resident_slab_bytes as u64 * 100)
         .checked_div(waste.live_bytes as u64)
         .unwrap_or(u64::MAX);
-    let lower = u64::from(settings.target_percent);
+    let lower = 100 + u64::from(settings.start_percent);
     let upper = u64::from(settings.upper_percent).max(lower + 1);
     if percent >= upper || least >= most {
         return most.max(least).min(100);
@@ -245,8 +250,16 @@ mod tests {
             pacing.background(&sparse, 1_046, &settings),
             Background::Run
         );
+        // What has begun goes on below the percentage at which it starts.
+        let denser = waste(400 << 20, 401 << 20, 1);
         assert_eq!(
-            pacing.background(&waste(100 << 20, 101 << 20, 1), 1_048, &settings),
+            pacing.background(&denser, 1_048, &settings),
+            Background::Run
+        );
+        pacing.exhausted();
+        pacing.freed(1);
+        assert_eq!(
+            pacing.background(&denser, 1_050, &settings),
             Background::Nothing
         );
         // The clock was set back.
@@ -257,7 +270,7 @@ mod tests {
     fn the_share_of_cpu_follows_the_waste() {
         let settings = CompactionSettings::default();
         assert_eq!(cpu_percent(&waste(100, 100, 0), &settings), 1);
-        assert_eq!(cpu_percent(&waste(100, 155, 0), &settings), 13);
+        assert_eq!(cpu_percent(&waste(1000, 1055, 0), &settings), 11);
         assert_eq!(cpu_percent(&waste(100, 1000, 0), &settings), 25);
         assert_eq!(cpu_percent(&waste(0, 1000, 0), &settings), 25);
         let odd = CompactionSettings {

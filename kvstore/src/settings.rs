@@ -74,7 +74,10 @@ pub struct CompactionSettings {
     pub enabled: bool,
     /// Bytes of free slots per shard that are not worth any effort.
     pub ignore_bytes: u64,
-    /// Work starts when slabs hold more than this percentage of what their live slots need.
+    /// Background work starts when free slots take more than this percentage of the live bytes,
+    /// and then goes on until no slab is left that is worth emptying.
+    pub start_percent: u32,
+    /// While the arena grows, slabs are held at this percentage of what their live slots need.
     pub target_percent: u32,
     /// The share of one core that background compaction may take when waste is at the target.
     pub cpu_percent_min: u32,
@@ -89,10 +92,11 @@ impl Default for CompactionSettings {
         CompactionSettings {
             enabled: true,
             ignore_bytes: 64 << 10,
+            start_percent: 1,
             target_percent: 110,
             cpu_percent_min: 1,
             cpu_percent_max: 25,
-            upper_percent: 200,
+            upper_percent: 110,
         }
     }
 }

@@ -344,7 +344,9 @@ pub(crate) fn keyspace_settings(config: &Config) -> Settings {
         compaction: CompactionSettings {
             enabled: config.is_set(Id::ActiveDefrag),
             ignore_bytes: config.size(Id::DefragIgnoreBytes) as u64,
-            target_percent: 100 + number(Id::DefragThresholdLower),
+            start_percent: number(Id::DefragThresholdLower),
+            // Growth is held at a tenth over what is live, or at what the operator puts up with.
+            target_percent: 100 + number(Id::DefragThresholdLower).max(10),
             cpu_percent_min: number(Id::DefragCycleMin),
             cpu_percent_max: number(Id::DefragCycleMax),
             upper_percent: 100 + number(Id::DefragThresholdUpper),

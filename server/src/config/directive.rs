@@ -214,8 +214,8 @@ directives! {
     ActiveExpireEffort "active-expire-effort": Integer(1, 1, 10), Anytime, Honoured;
     ActiveDefrag "activedefrag": Flag(true), Anytime, Honoured;
     DefragIgnoreBytes "active-defrag-ignore-bytes": Memory(64 * KB, 1, LONG_MAX), Anytime, Honoured;
-    DefragThresholdLower "active-defrag-threshold-lower": Integer(10, 0, 1000), Anytime, Honoured;
-    DefragThresholdUpper "active-defrag-threshold-upper": Integer(100, 0, 1000), Anytime, Honoured;
+    DefragThresholdLower "active-defrag-threshold-lower": Integer(1, 0, 1000), Anytime, Honoured;
+    DefragThresholdUpper "active-defrag-threshold-upper": Integer(10, 0, 1000), Anytime, Honoured;
     DefragCycleMin "active-defrag-cycle-min": Integer(1, 1, 99), Anytime, Honoured;
     DefragCycleMax "active-defrag-cycle-max": Integer(25, 1, 99), Anytime, Honoured;
     DefragMaxScanFields "active-defrag-max-scan-fields": Integer(1000, 1, LONG_MAX), Anytime, Accepted;
