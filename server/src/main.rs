@@ -13,7 +13,7 @@
 //! | clients | `clients`, then `session` |
 //! | figures | `observe` |
 //! | commands | `commands` |
-//! | engine | `worker`, then `signals`, then `server`, then `main` |
+//! | engine | `signals`, then `worker`, then `server`, then `main` |
 
 mod clients;
 mod clock;

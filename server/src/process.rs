@@ -221,6 +221,35 @@ pub(crate) fn machine_memory_bytes() -> u64 {
     total.saturating_mul(u64::from(info.mem_unit).max(1))
 }
 
+/// Gives back the resident pages of the program's and its libraries' code: most were needed only for the start. What is
+/// needed again comes back page by page from the system's cache of the files.
+pub(crate) fn drop_program_pages() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(range), Some("r-xp"), Some(path)) = (fields.next(), fields.next(), fields.nth(3))
+        else {
+            continue;
+        };
+        let number = |text: &str| usize::from_str_radix(text, 16).ok();
+        let bounds = range
+            .split_once('-')
+            .map(|(start, end)| (number(start), number(end)));
+        let Some((Some(start), Some(end))) = bounds else {
+            continue;
+        };
+        if path.starts_with('/') {
+            let address = std::ptr::with_exposed_provenance_mut(start);
+            // SAFETY: the mapping is executable and not writable, so its pages equal the file's, and a page that is
+            // touched after this is read from the file again. The second call only says how that is done.
+            unsafe {
+                libc::madvise(address, end - start, libc::MADV_DONTNEED);
+                libc::madvise(address, end - start, libc::MADV_RANDOM);
+            }
+        }
+    }
+}
+
 /// Tells a supervisor of the upstart kind that the server is ready, by stopping until it is continued.
 pub(crate) fn stop_self() {
     // Where the signal cannot be sent, nobody waits for it either.

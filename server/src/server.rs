@@ -109,7 +109,7 @@ fn start(config: Config, log: Arc<Log>, supervised: &'static str) -> Result<(), 
         config,
     });
     listen(&services)?;
-    let signals = Signals::install(Arc::clone(&services)).map_err(fail)?;
+    let mut signals = Some(Signals::install(&parts[0].0).map_err(fail)?);
     write_pid_file(&services);
     apply_oom_score(&services.config, &services.log)?;
     services
@@ -141,13 +141,16 @@ fn start(config: Config, log: Arc<Log>, supervised: &'static str) -> Result<(), 
     let mut workers = parts
         .into_iter()
         .enumerate()
-        .map(|(index, (poller, waker))| Worker::new(index, Arc::clone(&services), poller, waker));
+        .map(|(index, (poller, waker))| {
+            Worker::new(index, Arc::clone(&services), poller, waker, signals.take())
+        });
     let first = workers.next();
     let mut threads = Vec::new();
     for (at, worker) in workers.enumerate() {
         let builder = std::thread::Builder::new().name(format!("worker-{}", at + 1));
         threads.push(builder.spawn(move || worker.run()).map_err(fail)?);
     }
+    process::drop_program_pages();
     let mut ended = first.map_or(Ok(()), Worker::run);
     services.stop();
     for thread in threads {
@@ -157,7 +160,6 @@ fn start(config: Config, log: Arc<Log>, supervised: &'static str) -> Result<(), 
                 .unwrap_or_else(|_| Err(io::Error::other("a worker panicked"))),
         );
     }
-    signals.uninstall();
     shut_down(&services);
     ended.map_err(fail)
 }

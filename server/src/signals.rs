@@ -1,73 +1,61 @@
 //! SIGTERM and SIGINT: the first one has the server stop, another SIGINT ends the process at once.
+//!
+//! The handlers write to a socket that a worker waits for like for any other.
 
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
-use crate::commands::context::Services;
-use crate::log::Level;
+use crate::net::poll::{Interest, Poller};
 
-/// The handlers and the thread that they tell.
+/// Token of the socket that the handlers write to.
+pub(crate) const SIGNALS_TOKEN: u64 = u64::MAX - 1;
+
+/// The handlers' flags and the socket that they write to.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    thread: JoinHandle<()>,
-    wake: UnixStream,
+    socket: UnixStream,
+    interrupted: Arc<AtomicBool>,
+    terminated: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// Installs the handlers.
-    pub(crate) fn install(services: Arc<Services>) -> io::Result<Self> {
+    /// Installs the handlers; whoever waits with `poller` is told as [`SIGNALS_TOKEN`].
+    pub(crate) fn install(poller: &Poller) -> io::Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
         let terminated = Arc::new(AtomicBool::new(false));
         // A second SIGINT finds the flag raised by the first.
         signal_hook::flag::register_conditional_shutdown(SIGINT, 1, Arc::clone(&interrupted))?;
         signal_hook::flag::register(SIGINT, Arc::clone(&interrupted))?;
         signal_hook::flag::register(SIGTERM, Arc::clone(&terminated))?;
-        // What these would do otherwise is to end the process.
-        for ignored in [SIGHUP, SIGPIPE] {
-            signal_hook::flag::register(ignored, Arc::new(AtomicBool::new(false)))?;
-        }
-        let (mut receiver, sender) = UnixStream::pair()?;
+        // The end of a terminal is no reason to end. (A broken pipe is ignored by Rust's runtime.)
+        signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
+        let (socket, sender) = UnixStream::pair()?;
+        socket.set_nonblocking(true)?;
         pipe::register(SIGINT, sender.try_clone()?)?;
-        pipe::register(SIGTERM, sender.try_clone()?)?;
-        let thread = std::thread::Builder::new()
-            .name("signals".into())
-            .stack_size(64 * 1024)
-            .spawn(move || {
-                let mut byte = [0];
-                while let Ok(1) = receiver.read(&mut byte) {
-                    let name = if terminated.load(Ordering::Relaxed) {
-                        "SIGTERM"
-                    } else if interrupted.load(Ordering::Relaxed) {
-                        "SIGINT"
-                    } else {
-                        return;
-                    };
-                    services.log.write(
-                        Level::Warning,
-                        format_args!("Received {name} scheduling shutdown..."),
-                    );
-                    services.stop();
-                }
-            })?;
+        pipe::register(SIGTERM, sender)?;
+        poller.add(&socket, SIGNALS_TOKEN, Interest::READ)?;
         Ok(Self {
-            thread,
-            wake: sender,
+            socket,
+            interrupted,
+            terminated,
         })
     }
 
-    /// Ends the thread. The handlers stay, and do nothing any more.
-    pub(crate) fn uninstall(self) {
-        // The thread ends on a byte without a signal, and on the end of the stream; after a signal it is about to end
-        // with the process anyway.
-        let ended = self.wake.shutdown(std::net::Shutdown::Both);
-        if ended.is_ok() {
-            let _ = self.thread.join();
+    /// The name of the signal that came, if one did.
+    pub(crate) fn received(&mut self) -> Option<&'static str> {
+        // The bytes say only that there was a signal; which one, the flags say.
+        let _ = self.socket.read(&mut [0; 16]);
+        if self.terminated.load(Ordering::Relaxed) {
+            Some("SIGTERM")
+        } else if self.interrupted.load(Ordering::Relaxed) {
+            Some("SIGINT")
+        } else {
+            None
         }
     }
 }

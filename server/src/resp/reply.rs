@@ -308,11 +308,6 @@ impl Reply {
         self.finish(place, |reply| reply.map(len));
     }
 
-    /// Puts the header of a set of `len` elements in the deferred place.
-    pub(crate) fn finish_set(&mut self, place: Deferred, len: usize) {
-        self.finish(place, |reply| reply.set(len));
-    }
-
     /// Puts whatever `header` writes in the deferred place.
     pub(crate) fn finish(&mut self, place: Deferred, header: impl FnOnce(&mut Self)) {
         let end = self.buf.len();

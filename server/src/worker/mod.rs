@@ -30,6 +30,7 @@ use crate::net::socket::{Endpoints, keep_alive};
 use crate::observe::rates::SAMPLE_INTERVAL;
 use crate::observe::stats::WorkerStats;
 use crate::session::Session;
+use crate::signals::{SIGNALS_TOKEN, Signals};
 
 use peer::{End, Peer, Scratch};
 
@@ -48,6 +49,7 @@ pub(crate) struct Worker {
     services: Arc<Services>,
     poller: Arc<Poller>,
     waker: Waker,
+    signals: Option<Signals>,
     peers: Vec<Option<Box<Peer>>>,
     free: Vec<usize>,
     generation: u64,
@@ -63,18 +65,20 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// A worker that waits with `poller`, where `waker` is registered.
+    /// A worker that waits with `poller`, where `waker` is registered, and `signals` if it is the one to be told of them.
     pub(crate) fn new(
         index: usize,
         services: Arc<Services>,
         poller: Arc<Poller>,
         waker: Waker,
+        signals: Option<Signals>,
     ) -> Self {
         Self {
             index,
             services,
             poller,
             waker,
+            signals,
             peers: Vec::new(),
             free: Vec::new(),
             generation: 0,
@@ -100,6 +104,8 @@ impl Worker {
                 if ready.token == WAKER_TOKEN {
                     self.waker.drain();
                     self.receive();
+                } else if ready.token == SIGNALS_TOKEN {
+                    self.obey_signals();
                 } else if Listeners::owns(ready.token) {
                     self.accept(ready.token);
                 } else {
@@ -157,6 +163,15 @@ impl Worker {
         if busy && self.index == 0 && self.sample_due <= now {
             self.sample_due = now + SAMPLE_INTERVAL;
             self.services.take_sample(uptime());
+        }
+    }
+
+    /// Stops the server if a signal asks for it.
+    fn obey_signals(&mut self) {
+        if let Some(name) = self.signals.as_mut().and_then(Signals::received) {
+            let text = format_args!("Received {name} scheduling shutdown...");
+            self.services.log.write(Level::Warning, text);
+            self.services.stop();
         }
     }
 
