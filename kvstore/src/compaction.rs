@@ -8,16 +8,21 @@
 //! It runs under the shard's lock between commands, in slices of at most half a millisecond; when,
 //! and for how long, [`pacing`](crate::pacing) says.
 
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use slab_allocator::{Prediction, VictimPolicy};
 
 use crate::clock::Stopwatch;
 use crate::pacing::{Background, cpu_percent};
-use crate::shard::{Moving, Relocation, Shard, Stays};
+use crate::shard::{Moving, Relocation, Shard};
 
 /// Objects moved between two looks at the clock, some 4 us.
 const BATCH: usize = 32;
+
+/// Slabs that are emptied at the same time. A sparse slab has few objects, and the more of them are
+/// on their way from memory at once, the less each costs.
+const VICTIMS: usize = 8;
 
 /// Bytes moved between two looks at the clock.
 const BATCH_BYTES: usize = 64 << 10;
@@ -103,12 +108,11 @@ pub(crate) fn predict(shard: &Shard) -> Prediction {
 pub(crate) fn slice(shard: &mut Shard, ceiling: Ceiling, stopwatch: &Stopwatch) -> SliceEnd {
     let started = Stopwatch::unlimited();
     let end = loop {
-        if shard.relocation().is_none() && !choose_victim(shard, ceiling) {
+        if !move_batch(shard, ceiling) {
             shard.ledger().skipped_no_victim += 1;
             shard.pacing().exhausted();
             break SliceEnd::NoVictim;
         }
-        move_batch(shard);
         if stopwatch.is_over() {
             break SliceEnd::TimeOver;
         }
@@ -121,87 +125,92 @@ pub(crate) fn slice(shard: &mut Shard, ceiling: Ceiling, stopwatch: &Stopwatch) 
     end
 }
 
-fn choose_victim(shard: &mut Shard, ceiling: Ceiling) -> bool {
+fn choose_victim(shard: &mut Shard, ceiling: Ceiling) -> Option<Relocation> {
     let policy = VictimPolicy {
         live_percent_max: ceiling as u8,
     };
-    let Some(victim) = shard.memory_mut().arena_mut().next_victim(&policy) else {
-        return false;
-    };
+    let victim = shard.memory_mut().arena_mut().next_victim(&policy)?;
     shard.ledger().victims += 1;
-    *shard.relocation_mut() = Some(Relocation {
+    Some(Relocation {
         victim,
         next_slot: 0,
-    });
-    true
+        ends: false,
+        is_stuck: false,
+    })
 }
 
-/// Moves the next objects of the victim, and takes leave of it when it is empty or stuck.
-fn move_batch(shard: &mut Shard) {
+/// Moves the next objects of the present victims and of new ones; false if there are none.
+fn move_batch(shard: &mut Shard, ceiling: Ceiling) -> bool {
     let mut objects = [None; BATCH];
-    let mut count = 0;
-    let mut done = false;
-    if let Some(relocation) = shard.relocation_mut().take() {
-        let mut slot = relocation.next_slot;
-        let most = (BATCH_BYTES / relocation.victim.slot_bytes()).clamp(1, BATCH);
-        while count < most {
-            let Some(live) = shard
-                .memory_mut()
-                .arena_mut()
-                .live_from(&relocation.victim, slot)
-            else {
-                done = true;
+    let (mut count, mut bytes) = (0, 0);
+    let mut relocations = std::mem::take(shard.relocations_mut());
+    let mut index = 0;
+    while count < BATCH && bytes < BATCH_BYTES {
+        if index == relocations.len() {
+            if index == VICTIMS {
+                break;
+            }
+            let Some(relocation) = choose_victim(shard, ceiling) else {
+                break;
+            };
+            relocations.push(relocation);
+        }
+        let relocation = &mut relocations[index];
+        while count < BATCH && bytes < BATCH_BYTES {
+            let arena = shard.memory_mut().arena_mut();
+            let Some(live) = arena.live_from(&relocation.victim, relocation.next_slot) else {
+                relocation.ends = true;
                 break;
             };
             shard.memory().prefetch_address(live.object);
-            objects[count] = Some(live);
-            count += 1;
-            slot = live.slot + 1;
-        }
-        *shard.relocation_mut() = Some(relocation);
-    }
-    let mut moving: [Option<Moving>; BATCH] = [None; BATCH];
-    for (target, live) in moving.iter_mut().zip(objects.iter().flatten()) {
-        // SAFETY: the arena says that the object is live.
-        *target = Some(unsafe { shard.prepare_move(live.object) });
-    }
-    let (mut moved, mut bytes, mut stuck) = (0, 0, None);
-    for (moving, live) in moving.iter().flatten().zip(objects.iter().flatten()) {
-        // SAFETY: the object was live when it was prepared, and since then only others moved.
-        match unsafe { shard.move_out(*moving) } {
-            Ok(slot_bytes) => {
-                moved += 1;
-                bytes += slot_bytes;
-            }
-            Err(reason) => {
-                debug_assert_eq!(reason, Stays::NoRoom, "an object that nobody refers to");
-                stuck = Some(reason);
-                break;
-            }
-        }
-        if let Some(relocation) = shard.relocation_mut() {
             relocation.next_slot = live.slot + 1;
+            objects[count] = Some((live.object, index));
+            count += 1;
+            bytes += relocation.victim.slot_bytes();
         }
+        index += 1;
+    }
+    let any = !relocations.is_empty();
+    *shard.relocations_mut() = relocations;
+    move_objects(shard, &objects);
+    finish_ended(shard);
+    any
+}
+
+/// Moves objects, each of which lies in the victim whose number stands beside it.
+fn move_objects(shard: &mut Shard, objects: &[Option<(NonNull<u8>, usize)>; BATCH]) {
+    let mut moving: [Option<Moving>; BATCH] = [None; BATCH];
+    for (target, (object, index)) in moving.iter_mut().zip(objects.iter().flatten()) {
+        // SAFETY: the arena says that the object is live and in the victim.
+        *target = unsafe { shard.prepare_move(*object, *index) };
+    }
+    let (mut moved, mut bytes) = (0, 0);
+    for moving in moving.iter().flatten() {
+        // SAFETY: it was prepared above.
+        let done = unsafe { shard.move_out(*moving) };
+        debug_assert!(done, "an object that nobody refers to");
+        moved += u64::from(done);
+        bytes += moving.slot_bytes() as u64;
     }
     let ledger = shard.ledger();
     ledger.moved_objects += moved;
-    ledger.moved_bytes += bytes as u64;
-    if done || stuck.is_some() {
-        finish(shard);
-    }
+    ledger.moved_bytes += bytes;
 }
 
-/// Gives the victim back to the arena: its pages, if it is empty.
-pub(crate) fn finish(shard: &mut Shard) {
-    let Some(relocation) = shard.relocation_mut().take() else {
-        return;
-    };
-    let pages = shard.memory_mut().arena_mut().finish(relocation.victim);
-    let ledger = shard.ledger();
-    if pages > 0 {
-        ledger.victims_released += 1;
-        ledger.freed_pages += u64::from(pages);
-    } else {
-        ledger.skipped_no_room += 1;
+/// Gives the victims of which all was looked at back to the arena: their pages, if they are empty.
+fn finish_ended(shard: &mut Shard) {
+    let mut relocations = std::mem::take(shard.relocations_mut());
+    for relocation in
+        relocations.extract_if(.., |relocation| relocation.ends || relocation.is_stuck)
+    {
+        let pages = shard.memory_mut().arena_mut().finish(relocation.victim);
+        let ledger = shard.ledger();
+        if pages > 0 {
+            ledger.victims_released += 1;
+            ledger.freed_pages += u64::from(pages);
+        } else {
+            ledger.skipped_no_room += 1;
+        }
     }
+    *shard.relocations_mut() = relocations;
 }

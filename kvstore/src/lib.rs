@@ -39,6 +39,7 @@ mod eviction;
 mod expiry;
 mod gauges;
 mod geometry;
+mod header;
 mod key;
 mod keyspace;
 mod lock;

@@ -11,9 +11,9 @@
 use std::ptr::NonNull;
 
 use crate::bucket::{ALL_LANES, Bucket, Slot, lanes};
-use crate::entry::SEGMENT_MARK;
 use crate::error::OutOfMemory;
 use crate::geometry::{Geometry, UNIT_BYTES, tag};
+use crate::header::SEGMENT_MARK;
 use crate::memory::{Memory, Ref};
 
 /// How many neighbours an insertion may shift. Six raise the load at which it fails from 0.88 to
@@ -159,6 +159,31 @@ pub(crate) unsafe fn bucket<'a>(address: NonNull<u8>, index: usize) -> &'a Bucke
             .cast::<Bucket>()
             .as_ref()
     }
+}
+
+/// The same, to be changed.
+///
+/// # Safety
+/// As [`edit`], and the segment has more than `index` buckets.
+#[inline(always)]
+pub(crate) unsafe fn bucket_mut<'a>(address: NonNull<u8>, index: usize) -> &'a mut Bucket {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        address
+            .add((1 + index) * UNIT_BYTES)
+            .cast::<Bucket>()
+            .as_mut()
+    }
+}
+
+/// The header of the segment at `address`.
+///
+/// # Safety
+/// As [`view`].
+#[inline(always)]
+pub(crate) unsafe fn header<'a>(address: NonNull<u8>) -> &'a Header {
+    // SAFETY: a segment begins with its header.
+    unsafe { address.cast::<Header>().as_ref() }
 }
 
 /// The address of a bucket, to be prefetched.

@@ -6,7 +6,15 @@ use std::path::Path;
 /// Modules from the lowest row to the highest. A module may import from any row above its own line
 /// here, and from its own folder.
 const ROWS: &[&[&str]] = &[
-    &["clock", "key", "settings", "statistics", "access", "gauges"],
+    &[
+        "clock",
+        "key",
+        "settings",
+        "statistics",
+        "access",
+        "gauges",
+        "header",
+    ],
     &["error", "lock", "geometry", "pacing"],
     &["memory", "value", "watch"],
     &["entry"],

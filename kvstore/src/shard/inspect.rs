@@ -43,18 +43,12 @@ impl Usage {
 impl Shard {
     /// When a key expires: `None` if it is not there, `Some(None)` if never.
     pub(crate) fn expiry(&mut self, at: &At<'_>) -> Option<Option<u64>> {
-        let place = self.live(at)?;
-        // SAFETY: a place is that of a live entry.
-        Some(
-            unsafe { Entry::read(&self.memory, place.entry) }
-                .header()
-                .expiry_ms(),
-        )
+        self.live(at).map(|(_, header)| header.expiry_ms())
     }
 
     /// Seconds since the last use of a key; `None` if it is not there or uses are counted instead.
     pub(crate) fn idle_seconds(&mut self, at: &At<'_>) -> Option<u32> {
-        let place = self.live(at)?;
+        let (place, _) = self.live(at)?;
         let clock = self.clock(at.now_ms);
         if clock.coding != Coding::LastUse {
             return None;
@@ -66,7 +60,7 @@ impl Shard {
 
     /// The use counter of a key; `None` if it is not there or idle times are kept instead.
     pub(crate) fn frequency(&mut self, at: &At<'_>) -> Option<u8> {
-        let place = self.live(at)?;
+        let (place, _) = self.live(at)?;
         let clock = self.clock(at.now_ms);
         if clock.coding == Coding::LastUse {
             return None;
@@ -79,7 +73,7 @@ impl Shard {
 
     /// How the value of a key is stored.
     pub(crate) fn encoding(&mut self, at: &At<'_>) -> Option<Encoding> {
-        let place = self.live(at)?;
+        let (place, _) = self.live(at)?;
         // SAFETY: a place is that of a live entry.
         let entry = unsafe { Entry::read(&self.memory, place.entry) };
         Some(match entry.string() {
@@ -95,9 +89,7 @@ impl Shard {
 
     /// Where the memory of a key is.
     pub(crate) fn usage(&mut self, at: &At<'_>) -> Option<Usage> {
-        let place = self.live(at)?;
-        // SAFETY: a place is that of a live entry.
-        let header = *unsafe { Entry::read(&self.memory, place.entry) }.header();
+        let (_, header) = self.live(at)?;
         let table = &self.tables[at.db];
         Some(Usage {
             key_bytes: header.key_bytes(),
@@ -130,7 +122,7 @@ impl Shard {
                 looked_at += 1;
                 // SAFETY: a table visits live entries, and nothing changes meanwhile.
                 let entry = unsafe { Entry::read(&self.memory, reference) };
-                if entry.is_due(now_ms) {
+                if entry.header().is_due(now_ms) {
                     due.push(entry.key().into());
                 } else {
                     visit(entry.key(), ValueRef::String(entry.string()));
@@ -176,7 +168,7 @@ impl Shard {
             let chosen = found[(next_random(&mut self.random) >> 32) as usize % found.len()];
             // SAFETY: a table visits live entries.
             let entry = unsafe { Entry::read(&self.memory, chosen) };
-            if !entry.is_due(now_ms) {
+            if !entry.header().is_due(now_ms) {
                 // SAFETY: nothing has changed since, and the shard is borrowed as long as the key.
                 return Some(unsafe { Entry::read(&self.memory, chosen) }.key());
             }

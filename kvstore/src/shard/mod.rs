@@ -29,7 +29,7 @@ use crate::value::{NewValue, ValueRef};
 use crate::watch::{WatchFlag, WatchTable};
 pub(crate) use evicting::Candidate;
 pub use inspect::Usage;
-pub(crate) use owners::{Moving, Relocation, Stays};
+pub(crate) use owners::{Moving, Relocation};
 use whole::Drain;
 pub(crate) use whole::{Discarded, Reclaim};
 
@@ -152,7 +152,8 @@ pub(crate) struct Shard {
     counters: Counters,
     ledger: CompactionLedger,
     pacing: Pacing,
-    relocation: Option<Relocation>,
+    /// Slabs that are being emptied.
+    relocations: Vec<Relocation>,
     /// The table that owned the object moved last.
     last_owner: usize,
     /// The database that a walk of active expiry is in.
@@ -216,7 +217,7 @@ impl Shard {
             counters: Counters::default(),
             ledger: CompactionLedger::default(),
             pacing: Pacing::default(),
-            relocation: None,
+            relocations: Vec::new(),
             last_owner: 0,
             walk_db: None,
             scratch: Vec::new(),
@@ -310,21 +311,19 @@ impl Shard {
         }
     }
 
-    /// Where the key is, if it is there and its time has not come. A key whose time has come is
-    /// removed.
+    /// Where the key is and its header, if it is there and its time has not come. A key whose time
+    /// has come is removed.
     #[inline]
-    fn live(&mut self, at: &At<'_>) -> Option<Place> {
-        let place = self
+    fn live(&mut self, at: &At<'_>) -> Option<(Place, Header)> {
+        let (place, header) = self
             .tables
             .get(at.db)?
             .find(&self.memory, at.prefix, at.key)?;
-        // SAFETY: a place is that of a live entry.
-        let due = unsafe { Entry::read(&self.memory, place.entry) }.is_due(at.now_ms);
-        if due {
+        if header.is_due(at.now_ms) {
             self.expire(at, &place);
             return None;
         }
-        Some(place)
+        Some((place, header))
     }
 
     #[cold]
@@ -340,7 +339,7 @@ impl Shard {
         let entry = self.tables[db].remove(&mut self.memory, &self.placer, &clock, place);
         // SAFETY: the table gave up the only reference to the entry.
         unsafe {
-            let header = *Entry::read(&self.memory, entry).header();
+            let header = entry::header(&self.memory, entry);
             let slot_bytes = self.memory.usable_bytes(header.entry_bytes());
             self.sizes.subtract(&header, slot_bytes);
             self.pacing.freed(slot_bytes);
@@ -361,23 +360,24 @@ impl Shard {
     /// The value of a key.
     #[inline]
     pub(crate) fn find(&mut self, at: &At<'_>, touch: Touch) -> Option<ValueRef<'_>> {
-        let place = self.live(at);
+        let found = self.live(at);
         if touch.count {
-            match place {
+            match found {
                 Some(_) => self.counters.hits += 1,
                 None => self.counters.misses += 1,
             }
         }
-        let place = place?;
+        let (place, header) = found?;
         if touch.access {
             self.note_use(at, &place);
         }
-        // SAFETY: a place is that of a live entry, and the shard is borrowed as long as the value.
-        Some(ValueRef::String(
-            unsafe { Entry::read(&self.memory, place.entry) }.string(),
-        ))
+        // SAFETY: a place is that of a live entry, whose header this is, and the shard is borrowed
+        // as long as the value.
+        let entry = unsafe { Entry::with_header(&self.memory, place.entry, header) };
+        Some(ValueRef::String(entry.string()))
     }
 
+    /// Makes a value the key's.
     #[inline]
     pub(crate) fn set(
         &mut self,
@@ -388,9 +388,7 @@ impl Shard {
         let payload = payload(value);
         match self.live(at) {
             None => self.create(at, payload, false, expiry.after(None))?,
-            Some(place) => {
-                // SAFETY: a place is that of a live entry.
-                let before = *unsafe { Entry::read(&self.memory, place.entry) }.header();
+            Some((place, before)) => {
                 let header = payload.header(at.key.len(), false, expiry.after(before.expiry_ms()));
                 self.replace(at, &place, &before, &header, payload)?;
             }
@@ -458,6 +456,13 @@ impl Shard {
         header: &Header,
         payload: Payload<'_>,
     ) -> Result<(), OutOfMemory> {
+        if header == before {
+            // SAFETY: the entry is live, only this shard refers to it, the header is the same, and
+            // the value comes from the caller, not from the slot.
+            unsafe { entry::overwrite(&mut self.memory, place.entry, header, payload) };
+            self.note_use(at, place);
+            return Ok(());
+        }
         if header.value_bytes() > VALUE_BYTES_MAX {
             return Err(OutOfMemory);
         }
@@ -493,7 +498,7 @@ impl Shard {
         // SAFETY: a place is that of a live entry; the reference is replaced below, and the callers
         // write what is new of the value.
         let (before, entry) = unsafe {
-            let before = *Entry::read(&self.memory, place.entry).header();
+            let before = entry::header(&self.memory, place.entry);
             (
                 before,
                 entry::reshape(&mut self.memory, place.entry, header)?,
@@ -519,7 +524,7 @@ impl Shard {
 
     /// Removes a key; whether it was there.
     pub(crate) fn remove(&mut self, at: &At<'_>) -> bool {
-        let Some(place) = self.live(at) else {
+        let Some((place, _)) = self.live(at) else {
             return false;
         };
         self.take_out(at.db, at.now_ms, &place);
@@ -533,11 +538,9 @@ impl Shard {
         at: &At<'_>,
         expiry_ms: Option<u64>,
     ) -> Result<bool, OutOfMemory> {
-        let Some(place) = self.live(at) else {
+        let Some((place, before)) = self.live(at) else {
             return Ok(false);
         };
-        // SAFETY: a place is that of a live entry.
-        let before = *unsafe { Entry::read(&self.memory, place.entry) }.header();
         if before.expiry_ms() != expiry_ms {
             self.reshape(at, &place, &before.with_expiry(expiry_ms))?;
         }
@@ -547,7 +550,7 @@ impl Shard {
 
     /// Copies a key to another one in this shard, which is replaced; whether it is there.
     pub(crate) fn copy_within(&mut self, from: &At<'_>, to: &At<'_>) -> Result<bool, OutOfMemory> {
-        let Some(place) = self.live(from) else {
+        let Some((place, _)) = self.live(from) else {
             return Ok(false);
         };
         // SAFETY: a place is that of a live entry.
@@ -563,7 +566,7 @@ impl Shard {
         target: &mut Shard,
         to: &At<'_>,
     ) -> Result<bool, OutOfMemory> {
-        let Some(place) = self.live(from) else {
+        let Some((place, _)) = self.live(from) else {
             return Ok(false);
         };
         // SAFETY: a place is that of a live entry.
@@ -576,12 +579,10 @@ impl Shard {
     /// Puts a new entry in the place of the key's, or in a place of its own.
     fn install(&mut self, at: &At<'_>, entry: Ref) -> Result<(), OutOfMemory> {
         // SAFETY: the entry is new and live.
-        let header = *unsafe { Entry::read(&self.memory, entry) }.header();
+        let header = unsafe { entry::header(&self.memory, entry) };
         match self.live(at) {
             None => self.adopt(at, entry, &header)?,
-            Some(place) => {
-                // SAFETY: a place is that of a live entry.
-                let before = *unsafe { Entry::read(&self.memory, place.entry) }.header();
+            Some((place, before)) => {
                 self.tables[at.db].set_reference(&mut self.memory, &place, entry);
                 self.tables[at.db].set_expiry(&mut self.memory, &place, header.expiry_ms());
                 self.sizes

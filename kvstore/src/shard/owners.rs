@@ -10,24 +10,39 @@ use std::ptr::{self, NonNull};
 use slab_allocator::Victim;
 
 use crate::entry::{self, Entry};
-use crate::memory::Ref;
+use crate::memory::{Ref, prefetch};
 use crate::shard::Shard;
 use crate::shard::whole::Drain;
 use crate::table::Table;
+
+/// How much of a target slot is asked for ahead of time; longer copies go on by themselves.
+const TARGET_BYTES_PREFETCHED: usize = 512;
 
 /// A slab that is being emptied, and how far that has come.
 #[derive(Debug)]
 pub(crate) struct Relocation {
     pub(crate) victim: Victim,
-    /// Slots before this one hold nothing any more.
+    /// Slots before this one were looked at.
     pub(crate) next_slot: u32,
+    /// All slots were looked at.
+    pub(crate) ends: bool,
+    /// An object found no room.
+    pub(crate) is_stuck: bool,
 }
 
-/// An object that is about to move.
+/// An object that is about to move, and where to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moving {
     object: NonNull<u8>,
+    target: NonNull<u8>,
+    slot_bytes: usize,
     kind: Kind,
+}
+
+impl Moving {
+    pub(crate) fn slot_bytes(&self) -> usize {
+        self.slot_bytes
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,35 +55,43 @@ enum Kind {
     Segment,
 }
 
-/// Why an object stays where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stays {
-    /// No fuller slab has room for it.
-    NoRoom,
-    /// Nobody refers to it.
-    NoOwner,
-}
-
 impl Shard {
-    pub(crate) fn relocation(&self) -> Option<&Relocation> {
-        self.relocation.as_ref()
+    pub(crate) fn relocations_mut(&mut self) -> &mut Vec<Relocation> {
+        &mut self.relocations
     }
 
-    pub(crate) fn relocation_mut(&mut self) -> &mut Option<Relocation> {
-        &mut self.relocation
-    }
-
-    /// Learns what is needed to move an object, and asks the CPU for the place that refers to it.
+    /// Finds a slot for an object of the victim in a fuller slab, and asks the CPU for it and for
+    /// the place that refers to the object. `None` if there is no such slot; the victim ends then.
+    /// What was prepared is to be carried out by [`Shard::move_out`] before anything else changes.
     ///
     /// # Safety
-    /// `object` is a live object of this shard's memory.
-    pub(crate) unsafe fn prepare_move(&self, object: NonNull<u8>) -> Moving {
+    /// `object` is a live object of this shard's memory, and lies in the victim of this number.
+    pub(crate) unsafe fn prepare_move(
+        &mut self,
+        object: NonNull<u8>,
+        victim: usize,
+    ) -> Option<Moving> {
+        let relocation = &mut self.relocations[victim];
+        if relocation.is_stuck {
+            return None;
+        }
+        let victim = &relocation.victim;
+        let slot_bytes = victim.slot_bytes();
+        let target = self
+            .memory
+            .arena_mut()
+            .allocate_for_relocation(slot_bytes, victim)?;
+        for line in (0..slot_bytes.min(TARGET_BYTES_PREFETCHED)).step_by(64) {
+            prefetch(target.as_ptr().wrapping_add(line));
+        }
         // SAFETY: by the caller's promise.
         if unsafe { entry::is_segment(object) } {
-            return Moving {
+            return Some(Moving {
                 object,
+                target,
+                slot_bytes,
                 kind: Kind::Segment,
-            };
+            });
         }
         // SAFETY: an object that is no segment is an entry.
         let entry = unsafe { Entry::read(&self.memory, self.memory.name(object)) };
@@ -76,89 +99,71 @@ impl Shard {
         if let Some(table) = self.tables.get(self.last_owner) {
             table.prefetch_buckets(&self.memory, prefix);
         }
-        Moving {
+        Some(Moving {
             object,
+            target,
+            slot_bytes,
             kind: Kind::Entry {
                 prefix,
                 bytes: entry.header().entry_bytes(),
             },
-        }
+        })
     }
 
-    /// Moves an object out of the victim into a fuller slab; returns the bytes of its slot.
+    /// Moves an object to its new slot, patches the reference to it, and frees the old slot. False
+    /// if nobody refers to the object, which then stays.
     ///
     /// # Safety
-    /// The object is live, lies in the victim, and has not changed since it was prepared.
-    pub(crate) unsafe fn move_out(&mut self, moving: Moving) -> Result<usize, Stays> {
-        let from = self.memory.name(moving.object);
-        let owner = match moving.kind {
-            Kind::Entry { prefix, .. } => self.owner_of_entry(prefix, from),
-            Kind::Segment => None,
-        };
-        let Some(relocation) = &self.relocation else {
-            return Err(Stays::NoRoom);
-        };
-        let slot_bytes = relocation.victim.slot_bytes();
+    /// What is moved was prepared, and nothing but other moves happened since.
+    pub(crate) unsafe fn move_out(&mut self, moving: Moving) -> bool {
+        let slot_bytes = moving.slot_bytes;
+        let (from, to) = (
+            self.memory.name(moving.object),
+            self.memory.name(moving.target),
+        );
         let bytes = match moving.kind {
-            Kind::Entry { bytes, .. } if owner.is_some() => bytes,
-            Kind::Entry { .. } => return Err(Stays::NoOwner),
+            Kind::Entry { bytes, .. } => bytes,
             Kind::Segment => slot_bytes,
         };
-        let target = self
-            .memory
-            .arena_mut()
-            .allocate_for_relocation(slot_bytes, &relocation.victim);
-        let target = target.ok_or(Stays::NoRoom)?;
-        let to = self.memory.name(target);
-        // SAFETY: both objects have slots of the same class, of which the entry or segment is a
+        // SAFETY: both objects have slots of the same class, of which the entry or the segment is a
         // part, and are distinct.
-        unsafe { ptr::copy_nonoverlapping(moving.object.as_ptr(), target.as_ptr(), bytes) };
+        unsafe { ptr::copy_nonoverlapping(moving.object.as_ptr(), moving.target.as_ptr(), bytes) };
         let moved = match moving.kind {
-            Kind::Entry { prefix, .. } => self.redirect_entry(owner, prefix, from, to),
+            Kind::Entry { prefix, .. } => self.redirect_entry(prefix, from, to),
             // SAFETY: the target holds a copy of the segment.
             Kind::Segment => unsafe { self.redirect_segment(from, to) },
         };
         // SAFETY: exactly one of the two copies is referred to, and the other one is freed.
         unsafe { self.memory.free(if moved { from } else { to }, slot_bytes) };
-        if moved {
-            Ok(slot_bytes)
-        } else {
-            Err(Stays::NoOwner)
-        }
+        moved
     }
 
-    /// Which table refers to this entry, counting drains after the databases.
-    fn owner_of_entry(&mut self, prefix: u64, entry: Ref) -> Option<usize> {
-        let databases = self.tables.len();
-        let holds = |table: &Table| table.find_reference(&self.memory, prefix, entry).is_some();
-        if self.tables.get(self.last_owner).is_some_and(holds) {
-            return Some(self.last_owner);
-        }
-        let owner = (0..databases)
-            .filter(|db| *db != self.last_owner)
-            .find(|db| holds(&self.tables[*db]));
-        if let Some(owner) = owner {
-            self.last_owner = owner;
-            return Some(owner);
-        }
-        self.drains
-            .iter()
-            .position(|drain| drain.holds(prefix) && holds(&drain.table))
-            .map(|n| databases + n)
-    }
-
-    fn redirect_entry(&mut self, owner: Option<usize>, prefix: u64, from: Ref, to: Ref) -> bool {
-        let databases = self.tables.len();
-        let table = match owner {
-            Some(owner) if owner < databases => &mut self.tables[owner],
-            Some(owner) => &mut self.drains[owner - databases].table,
-            None => return false,
+    /// Refers to the entry at `to` instead of the one at `from`; false if nobody refers to that.
+    fn redirect_entry(&mut self, prefix: u64, from: Ref, to: Ref) -> bool {
+        let Shard {
+            tables,
+            drains,
+            memory,
+            last_owner,
+            ..
+        } = self;
+        let mut redirect = |table: &mut Table| {
+            let place = table.find_reference(memory, prefix, from);
+            place.is_some_and(|place| {
+                table.set_reference(memory, &place, to);
+                true
+            })
         };
-        let Some(place) = table.find_reference(&self.memory, prefix, from) else {
-            return false;
-        };
-        table.set_reference(&mut self.memory, &place, to);
-        true
+        if tables.get_mut(*last_owner).is_some_and(&mut redirect) {
+            return true;
+        }
+        if let Some(owner) = tables.iter_mut().position(&mut redirect) {
+            *last_owner = owner;
+            return true;
+        }
+        drains
+            .iter_mut()
+            .any(|drain| drain.holds(prefix) && redirect(&mut drain.table))
     }
 
     /// # Safety

@@ -10,14 +10,13 @@ use crate::value::string::{Decimal, StringRef};
 impl Shard {
     /// Adds to an integer.
     pub(crate) fn increment(&mut self, at: &At<'_>, by: i64) -> Result<i64, UpdateError> {
-        let Some(place) = self.live(at) else {
+        let Some((place, before)) = self.live(at) else {
             self.create(at, Payload::Integer(by), false, None)?;
             self.watches.signal(at.db, at.key);
             return Ok(by);
         };
         // SAFETY: a place is that of a live entry.
-        let entry = unsafe { Entry::read(&self.memory, place.entry) };
-        let before = *entry.header();
+        let entry = unsafe { Entry::with_header(&self.memory, place.entry, before) };
         let old = entry
             .string()
             .to_integer()
@@ -32,7 +31,7 @@ impl Shard {
 
     /// Appends to a string.
     pub(crate) fn append(&mut self, at: &At<'_>, tail: &[u8]) -> Result<usize, UpdateError> {
-        let Some(place) = self.live(at) else {
+        let Some((place, _)) = self.live(at) else {
             self.create(at, payload(NewValue::String(tail)), false, None)?;
             self.watches.signal(at.db, at.key);
             return Ok(tail.len());
@@ -55,7 +54,7 @@ impl Shard {
             .checked_add(patch.len())
             .filter(|end| *end <= VALUE_BYTES_MAX)
             .ok_or(OutOfMemory)?;
-        let Some(place) = self.live(at) else {
+        let Some((place, _)) = self.live(at) else {
             let header = Header::string(at.key.len(), end, true, None);
             let entry = entry::create(&mut self.memory, &header, at.key, Payload::Zeros(end))?;
             // SAFETY: the entry is new, complete, and not in any table yet.
@@ -86,7 +85,7 @@ impl Shard {
                 let bytes = decimal.format(value);
                 let header = Header::string(at.key.len(), bytes.len(), true, before.expiry_ms());
                 self.replace(at, place, &before, &header, Payload::Bytes(bytes))?;
-                let place = self.live(at).ok_or(UpdateError::WrongType)?;
+                let (place, _) = self.live(at).ok_or(UpdateError::WrongType)?;
                 return self.patch(at, &place, offset, patch);
             }
         };

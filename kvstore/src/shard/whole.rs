@@ -56,7 +56,7 @@ impl Shard {
                 .iter_mut()
                 .for_each(|table| *table = Table::default());
             self.sizes = Sizes::default();
-            self.relocation = None;
+            self.relocations.clear();
             self.gauges.set_used_bytes(0);
             return Discarded(Some(std::mem::replace(&mut self.memory, memory)));
         }

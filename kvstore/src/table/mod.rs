@@ -18,7 +18,7 @@ use std::ptr::NonNull;
 
 use crate::access::Coding;
 use crate::bucket::{Bucket, Slot, lanes};
-use crate::entry::{self, Entry};
+use crate::entry::{self, Entry, Header};
 use crate::error::OutOfMemory;
 use crate::geometry::{OFFSET_BITS, offset, tag};
 use crate::key::Placer;
@@ -117,37 +117,34 @@ impl Table {
         })
     }
 
-    /// The first entry for which `is_it` holds among those whose place and tag fit `prefix`.
+    /// What `look` finds among the entries whose place and tag fit `prefix`, and where.
     #[inline(always)]
-    fn search(&self, memory: &Memory, prefix: u64, is_it: impl Fn(Ref) -> bool) -> Option<Place> {
+    fn search<L: Look>(&self, memory: &Memory, prefix: u64, look: &L) -> Option<(Place, L::Found)> {
         let spot = self.spot(memory, prefix)?;
         let tag = tag(spot.offset);
-        let look = |index: usize, bucket: &Bucket, mask: u32| {
-            lanes(mask).find_map(|lane| {
-                let entry = bucket.reference(lane)?;
-                is_it(entry).then_some(Place {
-                    segment: spot.cell.segment,
-                    home: spot.home,
-                    at: Lane {
-                        bucket: index,
-                        lane,
-                    },
-                    entry,
-                })
-            })
-        };
         // SAFETY: the directory names live segments with the shapes they have, a home is one of
         // their buckets, and the table is not changed while `self` is borrowed.
         let home = unsafe { segment::bucket(spot.address, spot.home) };
-        let found = look(spot.home, home, home.with_tag(tag) & !home.guests());
-        if found.is_some() {
-            return found;
+        if let Some(found) = look_in(
+            &spot,
+            spot.home,
+            home,
+            home.with_tag(tag) & !home.guests(),
+            look,
+        ) {
+            return Some(found);
         }
         let buckets = spot.cell.geometry().buckets();
         if spot.home + 1 < buckets {
             // SAFETY: as above.
             let next = unsafe { segment::bucket(spot.address, spot.home + 1) };
-            let found = look(spot.home + 1, next, next.with_tag(tag) & next.guests());
+            let found = look_in(
+                &spot,
+                spot.home + 1,
+                next,
+                next.with_tag(tag) & next.guests(),
+                look,
+            );
             if found.is_some() {
                 return found;
             }
@@ -158,22 +155,26 @@ impl Table {
         (spot.cell.geometry().homes()..buckets).find_map(|index| {
             // SAFETY: as above.
             let stash = unsafe { segment::bucket(spot.address, index) };
-            look(index, stash, stash.with_tag(tag) & !stash.guests())
+            look_in(
+                &spot,
+                index,
+                stash,
+                stash.with_tag(tag) & !stash.guests(),
+                look,
+            )
         })
     }
 
-    /// Where the entry with this key is.
+    /// Where the entry with this key is, and its header.
     #[inline]
-    pub(crate) fn find(&self, memory: &Memory, prefix: u64, key: &[u8]) -> Option<Place> {
-        // SAFETY: the references in a table are live entries of its memory.
-        self.search(memory, prefix, |entry| unsafe {
-            entry::has_key(memory, entry, key)
-        })
+    pub(crate) fn find(&self, memory: &Memory, prefix: u64, key: &[u8]) -> Option<(Place, Header)> {
+        self.search(memory, prefix, &ByKey { memory, key })
     }
 
     /// Where the table refers to this entry, whose key has this prefix. The entry is not read.
     pub(crate) fn find_reference(&self, memory: &Memory, prefix: u64, entry: Ref) -> Option<Place> {
-        self.search(memory, prefix, |other| other == entry)
+        self.search(memory, prefix, &ByReference(entry))
+            .map(|(place, ())| place)
     }
 
     /// Asks the CPU for the buckets where a key may be.
@@ -189,10 +190,8 @@ impl Table {
     #[inline]
     pub(crate) fn prefetch_entries(&self, memory: &Memory, prefix: u64) {
         // No entry is the one, so all candidates are visited.
-        let _ = self.search(memory, prefix, |entry| {
-            entry::prefetch_entry(memory, entry);
-            false
-        });
+        let none = self.search(memory, prefix, &Prefetch(memory));
+        debug_assert!(none.is_none());
     }
 
     /// Notes a use of the entry. `random` is drawn only where a use counter may rise.
@@ -204,12 +203,14 @@ impl Table {
         clock: &AccessClock,
         random: impl FnOnce() -> u32,
     ) {
+        let address = memory.address(place.segment);
         // SAFETY: the place is that of a live segment, which nothing else refers to.
-        let mut segment = unsafe { segment::edit(memory.address(place.segment)) };
-        let base_s = fresh_base(&mut segment, clock);
-        let bucket = &mut segment.buckets[place.at.bucket];
+        let base_s = unsafe { fresh_base(address, clock) };
+        // SAFETY: as above, and the place is in one of the segment's buckets.
+        let bucket = unsafe { segment::bucket_mut(address, place.at.bucket) };
         let byte = bucket.access(place.at.lane);
         let touched = clock.coding.touch(byte, base_s, clock.now_s, random);
+        // A line that is only read stays shared and clean.
         if touched != byte {
             bucket.set_access(place.at.lane, touched);
         }
@@ -251,8 +252,8 @@ impl Table {
                 continue;
             };
             // SAFETY: the directory names live segments, and nothing else refers to this one.
-            let mut segment = unsafe { segment::edit(spot.address) };
-            let base_s = fresh_base(&mut segment, clock);
+            let (base_s, mut segment) =
+                unsafe { (fresh_base(spot.address, clock), segment::edit(spot.address)) };
             let slot = Slot {
                 tag: tag(spot.offset),
                 access: clock.coding.initial(base_s, clock.now_s),
@@ -607,6 +608,87 @@ impl Table {
 /// How many entries ahead of the one being freed are asked for.
 const RELEASE_AHEAD: usize = 12;
 
+/// What a search asks each entry whose place and tag fit. A trait rather than a closure, since only
+/// so is the compiler bound to inline it.
+trait Look {
+    type Found;
+
+    /// `Some` ends the search. The entry is one that the table refers to.
+    fn look(&self, entry: Ref) -> Option<Self::Found>;
+}
+
+struct ByKey<'a> {
+    memory: &'a Memory,
+    key: &'a [u8],
+}
+
+impl Look for ByKey<'_> {
+    type Found = Header;
+
+    #[inline(always)]
+    fn look(&self, entry: Ref) -> Option<Header> {
+        // SAFETY: the references in a table are live entries of its memory.
+        unsafe { entry::header_if_key(self.memory, entry, self.key) }
+    }
+}
+
+struct ByReference(Ref);
+
+impl Look for ByReference {
+    type Found = ();
+
+    #[inline(always)]
+    fn look(&self, entry: Ref) -> Option<()> {
+        (entry == self.0).then_some(())
+    }
+}
+
+struct Prefetch<'a>(&'a Memory);
+
+impl Look for Prefetch<'_> {
+    type Found = ();
+
+    #[inline(always)]
+    fn look(&self, entry: Ref) -> Option<()> {
+        // SAFETY: the references in a table are live entries of its memory.
+        unsafe { entry::prefetch_entry(self.0, entry) };
+        None
+    }
+}
+
+/// What `look` finds in the slots of one bucket that are set in `mask`.
+#[inline(always)]
+fn look_in<L: Look>(
+    spot: &Spot,
+    index: usize,
+    bucket: &Bucket,
+    mut mask: u32,
+    look: &L,
+) -> Option<(Place, L::Found)> {
+    while mask != 0 {
+        let lane = mask.trailing_zeros() as usize;
+        mask &= mask - 1;
+        if let Some(entry) = bucket.reference(lane)
+            && let Some(found) = look.look(entry)
+        {
+            let at = Lane {
+                bucket: index,
+                lane,
+            };
+            return Some((
+                Place {
+                    segment: spot.cell.segment,
+                    home: spot.home,
+                    at,
+                    entry,
+                },
+                found,
+            ));
+        }
+    }
+    None
+}
+
 /// How far a walk over the segments has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Walk {
@@ -707,19 +789,23 @@ fn sample(
 }
 
 /// Brings the base of a segment's access bytes within reach of this moment, and returns it.
-#[inline]
-fn fresh_base(segment: &mut segment::Edit<'_>, clock: &AccessClock) -> u32 {
-    let header = &segment.header;
-    if header.coding_kind != clock.coding.kind()
-        || clock.coding.needs_rebase(header.access_base_s, clock.now_s)
-    {
-        rebase(segment, clock);
+///
+/// # Safety
+/// A live segment is at `address`, and nothing else refers to it.
+#[inline(always)]
+unsafe fn fresh_base(address: NonNull<u8>, clock: &AccessClock) -> u32 {
+    // SAFETY: by the caller's promise.
+    let header = unsafe { segment::header(address) };
+    let (kind, base_s) = (header.coding_kind, header.access_base_s);
+    if kind != clock.coding.kind() || clock.coding.needs_rebase(base_s, clock.now_s) {
+        // SAFETY: by the caller's promise.
+        return rebase(&mut unsafe { segment::edit(address) }, clock);
     }
-    segment.header.access_base_s
+    base_s
 }
 
 #[cold]
-fn rebase(segment: &mut segment::Edit<'_>, clock: &AccessClock) {
+fn rebase(segment: &mut segment::Edit<'_>, clock: &AccessClock) -> u32 {
     let coding = clock.coding;
     let old_s = segment.header.access_base_s;
     if segment.header.coding_kind != coding.kind() {
@@ -729,10 +815,11 @@ fn rebase(segment: &mut segment::Edit<'_>, clock: &AccessClock) {
         }
         segment.header.coding_kind = coding.kind();
         segment.header.access_base_s = clock.now_s;
-        return;
+        return clock.now_s;
     }
     let new_s = coding.new_base(old_s, clock.now_s);
     move_base(segment, coding, new_s);
+    new_s
 }
 
 /// Rewrites the access bytes of a segment relative to another base.

@@ -6,7 +6,7 @@
 //! the entries asked for ahead of time.
 
 use crate::bucket::Slot;
-use crate::entry::{Entry, prefetch_entry};
+use crate::entry::Entry;
 use crate::error::OutOfMemory;
 use crate::geometry::{
     BUCKET_SLOTS, DEPTH_MAX, Geometry, OFFSET_BITS, Recovered, largest_before_split, offset, tag,
@@ -188,13 +188,14 @@ impl Table {
         // SAFETY: the directory names live segments, and these two are different ones. They are
         // opened for a moment, to bring their access bytes to one base.
         let count = unsafe {
+            let base_s = fresh_base(memory.address(cell.segment), clock)
+                .max(fresh_base(memory.address(buddy.segment), clock));
             let mut one = segment::edit(memory.address(cell.segment));
             let mut other = segment::edit(memory.address(buddy.segment));
             let count = usize::from(one.header.len) + usize::from(other.header.len);
             if count > MERGED_MAX {
                 return false;
             }
-            let base_s = fresh_base(&mut one, clock).max(fresh_base(&mut other, clock));
             move_base(&mut one, clock.coding, base_s);
             move_base(&mut other, clock.coding, base_s);
             count
@@ -272,10 +273,10 @@ fn resized(
     let before = old.geometry();
     if !before.recovers() {
         old.slots()
-            .for_each(|(_, _, slot)| prefetch_entry(memory, slot.reference));
+            .for_each(|(_, _, slot)| memory.prefetch(slot.reference));
     } else {
         old.stash()
-            .for_each(|(_, slot)| prefetch_entry(memory, slot.reference));
+            .for_each(|(_, slot)| memory.prefetch(slot.reference));
     }
     for (_, home, slot) in old.slots() {
         let known = home.filter(|_| before.recovers()).and_then(|home| {

@@ -45,6 +45,7 @@ impl Trial {
     fn find(&self, n: u32) -> Option<Place> {
         self.table
             .find(&self.memory, self.placer.prefix(&key(n)), &key(n))
+            .map(|(place, _)| place)
     }
 
     fn insert(&mut self, n: u32, expiry_ms: Option<u64>) {
