@@ -30,6 +30,8 @@ pub enum Op {
     GrowInPlace { pick: u32, by: u32 },
     /// Move up to `objects` objects out of victims.
     Evacuate { objects: u8 },
+    /// Free the next objects of the present victim.
+    FreeInVictim { objects: u8 },
     /// Take the present victim back, emptied or not.
     Finish,
     /// Let time pass and give back what is due.
@@ -75,7 +77,8 @@ impl Op {
             },
             12 | 13 => Op::Evacuate { objects: a },
             14 => Op::PurgeDue { elapsed_ms: short },
-            _ if a < 128 => Op::Finish,
+            _ if a < 64 => Op::FreeInVictim { objects: b % 8 },
+            _ if a < 160 => Op::Finish,
             _ => Op::PurgeAll,
         };
         // Most steps meet no fault.
@@ -310,6 +313,17 @@ impl Subject {
                 self.enter(pointer, if grown { size } else { object.size }, 0);
             }
             Op::Evacuate { objects } => self.evacuate(u32::from(objects)),
+            Op::FreeInVictim { objects } => {
+                for _ in 0..objects {
+                    let Some((victim, from)) = &self.victim else {
+                        return;
+                    };
+                    let Some(live) = self.arena.live_from(victim, *from) else {
+                        return;
+                    };
+                    self.free(self.places[&live.object.as_ptr().addr()], true);
+                }
+            }
             Op::Finish => {
                 if let Some((victim, _)) = self.victim.take() {
                     self.arena.finish(victim);

@@ -858,6 +858,26 @@ mod tests {
     }
 
     #[test]
+    fn closed_chunks_leave_no_records_behind() {
+        let mut heap = heap(40, 0);
+        let runs: Vec<PageRun> = (0..30).map(|_| heap.allocate(400).unwrap()).collect();
+        for run in &runs {
+            heap.map_mut().enter_slab(*run, 3, SlabId(77));
+        }
+        let metadata = heap.metadata_bytes();
+        for run in &runs {
+            heap.map_mut().clear(*run);
+            heap.free(*run);
+        }
+        assert_eq!(heap.purge(u32::MAX), 30 * 400);
+        assert!(heap.metadata_bytes() < metadata);
+        // The slab entries of free pages mean nothing and are not cleared, so
+        // zeros show that their memory was given back.
+        let end = heap.frontier().first_page().0;
+        assert!((0..end).all(|page| heap.map().slab_entry(PageIndex(page)) == 0));
+    }
+
+    #[test]
     fn dirty_pages_are_reused_before_clean_ones() {
         let mut heap = heap(8, 1000);
         let run = heap.allocate(8).unwrap();

@@ -170,7 +170,7 @@ fn freed_memory_goes_back_to_the_system() {
     let stats = arena.stats();
     assert!(stats.resident_bytes < 100 << 10, "{stats:?}");
     let left = resident_bytes().saturating_sub(before + list_bytes);
-    assert!(left < 512 << 10, "{left} bytes stay resident");
+    assert!(left < 128 << 10, "{left} bytes stay resident");
 }
 
 #[test]
@@ -302,8 +302,9 @@ fn a_class_that_halves_and_lives_on_keeps_few_sparse_slabs() {
     arena.purge_all();
     let stats = arena.stats();
     let ratio = stats.slab_bytes as f64 / stats.live_bytes as f64;
-    // A stack that took all frees would hold 2.2 times the live bytes.
-    assert!(ratio < 1.5, "slabs hold {ratio:.2} times the live bytes");
+    // If all frees came to hand it would be 2.0, and 1.4 if the sparsest slab
+    // allocated.
+    assert!(ratio < 1.15, "slabs hold {ratio:.2} times the live bytes");
 }
 
 #[test]
