@@ -118,7 +118,9 @@ fn set_expiry(
     let at_ms = at_ms.ok_or_else(|| ctx.invalid_expire_time())?;
     let now_ms = ctx.now_ms;
     let key = args.key(0);
+    let touch = ctx.touch(Touch::WRITE);
     let (mut db, reply) = ctx.db_and_reply();
+    db.exists(&key, touch);
     let done = match db.expiry(&key) {
         None => false,
         Some(old) if !conditions.allow(old, at_ms) => false,
@@ -194,14 +196,22 @@ pub(crate) fn pexpiretime(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResul
 
 /// `PERSIST key`
 pub(crate) fn persist(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
-    let persisted = ctx.db().persist(&args.key(0));
+    let key = args.key(0);
+    let touch = ctx.touch(Touch::WRITE);
+    let mut db = ctx.db();
+    db.exists(&key, touch);
+    let persisted = db.persist(&key);
     ctx.reply.integer(i64::from(persisted));
     Ok(())
 }
 
 /// `RENAME key newkey`
 pub(crate) fn rename(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
-    if !ctx.db().rename(&args.key(0), &args.key(1))? {
+    let (from, to) = (args.key(0), args.key(1));
+    let touch = ctx.touch(Touch::WRITE);
+    let mut db = ctx.db();
+    db.exists(&from, touch);
+    if !db.rename(&from, &to)? {
         return Err(CommandError::NO_SUCH_KEY);
     }
     ctx.reply.ok();
@@ -211,8 +221,9 @@ pub(crate) fn rename(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
 /// `RENAMENX key newkey`
 pub(crate) fn renamenx(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     let (from, to) = (args.key(0), args.key(1));
+    let touch = ctx.touch(Touch::WRITE);
     let (mut db, reply) = ctx.db_and_reply();
-    if !db.exists(&from, Touch::WRITE) {
+    if !db.exists(&from, touch) {
         return Err(CommandError::NO_SUCH_KEY);
     }
     // The key itself counts as having its own name.

@@ -127,14 +127,14 @@ pub(crate) fn set(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
         Lifetime::Until(time) => NewExpiry::At(time.instant_ms(ctx, args)?),
     };
     let key = args.key(0);
-    let touch = ctx.touch(Touch::READ);
+    let (touch, write) = (ctx.touch(Touch::READ), ctx.touch(Touch::WRITE));
     let (mut db, reply) = ctx.db_and_reply();
     let found = if options.get {
         let old = string_at(&mut db, &key, touch)?;
         write_string(reply, old);
         old.is_some()
     } else {
-        options.condition != Condition::Always && db.exists(&key, Touch::WRITE)
+        options.condition != Condition::Always && db.exists(&key, write)
     };
     let wanted = match options.condition {
         Condition::Always => true,
@@ -155,8 +155,9 @@ pub(crate) fn set(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
 /// `SETNX key value`
 pub(crate) fn setnx(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     let key = args.key(0);
+    let touch = ctx.touch(Touch::WRITE);
     let (mut db, reply) = ctx.db_and_reply();
-    let missing = !db.exists(&key, Touch::WRITE);
+    let missing = !db.exists(&key, touch);
     if missing {
         db.set(&key, NewValue::String(args.get(2)), NewExpiry::None)?;
     }
@@ -400,8 +401,9 @@ pub(crate) fn mset(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
 /// `MSETNX key value [key value...]`: all of them or, if one key exists, none.
 pub(crate) fn msetnx(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     check_pairs(ctx, args)?;
+    let touch = ctx.touch(Touch::WRITE);
     let (mut db, reply) = ctx.db_and_reply();
-    let missing = !args.keys().iter().any(|key| db.exists(key, Touch::WRITE));
+    let missing = !args.keys().iter().any(|key| db.exists(key, touch));
     if missing {
         set_pairs(&mut db, args)?;
     }
@@ -431,7 +433,8 @@ fn set_pairs(db: &mut Db<'_>, args: Args<'_>) -> CommandResult {
 /// `APPEND key value`
 pub(crate) fn append(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     let (key, tail) = (args.key(0), args.get(2));
-    let old = string_at(&mut ctx.db(), &key, Touch::WRITE)?.map(|string| string.len());
+    let touch = ctx.touch(Touch::WRITE);
+    let old = string_at(&mut ctx.db(), &key, touch)?.map(|string| string.len());
     // The first value came in one argument, so it is within the limit for arguments.
     if let Some(old) = old {
         check_length(ctx, old as u64, tail.len())?;
@@ -446,7 +449,8 @@ pub(crate) fn setrange(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     let offset = u64::try_from(args.integer(2)?)
         .map_err(|_| CommandError::new("ERR offset is out of range"))?;
     let (key, patch) = (args.key(0), args.get(3));
-    let old = string_at(&mut ctx.db(), &key, Touch::WRITE)?.map_or(0, |string| string.len());
+    let touch = ctx.touch(Touch::WRITE);
+    let old = string_at(&mut ctx.db(), &key, touch)?.map_or(0, |string| string.len());
     if patch.is_empty() {
         ctx.reply.count(old);
         return Ok(());
@@ -492,8 +496,9 @@ fn increment(ctx: &mut Context<'_>, args: Args<'_>, by: i64) -> CommandResult {
 /// `INCRBYFLOAT key increment`
 pub(crate) fn incrbyfloat(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     let key = args.key(0);
+    let touch = ctx.touch(Touch::WRITE);
     let (mut db, reply) = ctx.db_and_reply();
-    let old = match string_at(&mut db, &key, Touch::WRITE)? {
+    let old = match string_at(&mut db, &key, touch)? {
         None => Extended::from(0),
         Some(StringRef::Int(value)) => Extended::from(value),
         Some(StringRef::Bytes(bytes)) => Extended::parse(bytes).ok_or(CommandError::NOT_A_FLOAT)?,
