@@ -1,9 +1,10 @@
 //! The operations of a database, one by one.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use kvstore::{
-    Decimal, Keyspace, KeyspaceOptions, NewExpiry, NewValue, ScanCursor, StringRef, Touch,
+    Decimal, Keyspace, KeyspaceOptions, NewExpiry, NewValue, NextDue, ScanCursor, StringRef, Touch,
     UpdateError, ValueRef, WatchFlag,
 };
 
@@ -119,6 +120,59 @@ fn a_swap_of_dead_keys_raises_no_flag() {
         locked.swap_databases(0, 1, 20);
         assert!(!locked.db(0, 20).exists(&key, Touch::NONE));
         assert!(!flag.is_raised(), "{dead_here} {dead_there}");
+    }
+}
+
+/// What a clearing frees is given back although nothing is written any more.
+#[test]
+fn memory_of_cleared_keys_is_given_back_by_itself() {
+    let keyspace = keyspace();
+    let maintain = |now_ms: u64| {
+        let shards = 0..keyspace.shards();
+        let dues = shards.map(|shard| keyspace.maintain(shard, now_ms, Duration::from_secs(1)));
+        dues.min().expect("there are shards")
+    };
+    let mut now_ms = 1_000;
+    for clear_in_background in [false, true, false] {
+        while maintain(now_ms) != NextDue::Idle {
+            now_ms += 100;
+        }
+        let value = vec![b'x'; 30 << 20];
+        let mut locked = keyspace.lock_all();
+        for key in [b"a", b"b"] {
+            locked
+                .db(3, now_ms)
+                .set(
+                    &keyspace.key(key),
+                    NewValue::String(&value),
+                    NewExpiry::None,
+                )
+                .expect("memory");
+        }
+        drop(locked);
+        while maintain(now_ms) != NextDue::Idle {
+            now_ms += 100;
+        }
+        if clear_in_background {
+            keyspace.lock_all().clear_all_in_background();
+        } else {
+            keyspace.lock_all().clear_all();
+        }
+        let start_ms = now_ms;
+        while maintain(now_ms) != NextDue::Idle {
+            now_ms += 100;
+        }
+        let resident: usize = keyspace
+            .lock_all()
+            .arenas()
+            .iter()
+            .map(|arena| arena.resident_bytes)
+            .sum();
+        assert!(resident < 1 << 20, "{resident} bytes are resident");
+        assert!(
+            (1..5_000).contains(&(now_ms - start_ms)),
+            "{start_ms} {now_ms}"
+        );
     }
 }
 

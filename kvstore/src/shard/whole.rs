@@ -41,6 +41,14 @@ impl Shard {
         if self.len(db) == 0 {
             return Discarded(None);
         }
+        let discarded = self.clear_table(db, reclaim);
+        self.tell_used();
+        // There is memory to give back.
+        self.gauges.set_due_ms(0);
+        discarded
+    }
+
+    fn clear_table(&mut self, db: usize, reclaim: Reclaim) -> Discarded {
         let (table, memory, placer) = (&self.tables[db], &self.memory, &self.placer);
         self.watches.signal_where(|watched, key| {
             watched == db && table.find(memory, placer.prefix(key), key).is_some()
@@ -57,7 +65,6 @@ impl Shard {
                 .for_each(|table| *table = Table::default());
             self.sizes = Sizes::default();
             self.relocations.clear();
-            self.gauges.set_used_bytes(0);
             return Discarded(Some(std::mem::replace(&mut self.memory, memory)));
         }
         if reclaim == Reclaim::InBackground {
