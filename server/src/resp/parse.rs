@@ -251,7 +251,8 @@ impl Parser {
         let window = &line[..line.len().min(LINE_MAX_BYTES + 1)];
         match window.iter().position(|&byte| byte == b'\r') {
             Some(end) if end + 1 < line.len() => {
-                Ok(Some((decimal(&line[1..end]), self.position + end + 2)))
+                let number = line.get(1..end).and_then(decimal);
+                Ok(Some((number, self.position + end + 2)))
             }
             Some(_) => Ok(None),
             None if line.len() > LINE_MAX_BYTES => Err(too_big),
@@ -485,6 +486,12 @@ mod tests {
                 vec![b"SET".to_vec(), b"a".to_vec(), b"b c".to_vec()]
             ]
         );
+    }
+
+    #[test]
+    fn a_line_end_where_a_length_should_begin_is_an_error() {
+        let stray = parse_all(b"*73\r\n\r\0\xff", &LIMITS);
+        assert_eq!(stray, Err(ProtocolError::ExpectedBulk(b'\r')));
     }
 
     #[test]
