@@ -14,6 +14,7 @@ use crate::process::Process;
 use crate::process_arena::CLASSES;
 use crate::size_class::GENERAL;
 use crate::thread::{self, Thread};
+use crate::units::PAGE_BYTES;
 use core::ptr::{self, NonNull};
 
 /// The largest size in bytes that comes from slabs.
@@ -153,12 +154,15 @@ pub(crate) unsafe fn reallocate(object: *mut u8, old: usize, align: usize, new: 
 #[cold]
 #[inline(never)]
 unsafe fn reallocate_slow(object: *mut u8, old: usize, align: usize, new: usize) -> *mut u8 {
-    let stays_large = aligned_size(old, align) > SMALL_MAX && aligned_size(new, align) > SMALL_MAX;
-    // SAFETY: An object exists, and so does the heap.
-    let process = unsafe { Process::get_unchecked() };
-    if stays_large && process.pages.resize_large(object, new) {
-        process.notify_if_dirty();
-        return object;
+    let both_large = aligned_size(old, align) > SMALL_MAX && aligned_size(new, align) > SMALL_MAX;
+    if both_large && align <= PAGE_BYTES {
+        // SAFETY: An object exists, and so does the heap.
+        let process = unsafe { Process::get_unchecked() };
+        let resized = process.pages.resize_large(object, new);
+        if !resized.is_null() {
+            process.notify_if_dirty();
+            return resized;
+        }
     }
     let target = allocate(new, align);
     if !target.is_null() {

@@ -645,3 +645,330 @@ fn prefetch_to_write(address: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::large;
+    use crate::os::fake::{Faults, inject};
+    use crate::page_heap::PageHeapOptions;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const ARENAS: u16 = 3;
+
+    /// A heap of its own with three arenas, and the objects that are live in it.
+    struct Subject {
+        pages: SharedPages,
+        arenas: ArenaTable,
+        /// By address: the class, and the mark that the object holds.
+        live: BTreeMap<usize, (usize, u8)>,
+        large: Vec<(*mut u8, usize)>,
+        marks: u8,
+    }
+
+    impl Subject {
+        fn new() -> Self {
+            let options = PageHeapOptions {
+                region_bytes: 64 << 20,
+                region_bytes_min: 64 << 20,
+                decay_ms: 0,
+            };
+            let arenas = ArenaTable::new(ARENAS).unwrap();
+            for _ in 0..ARENAS {
+                // SAFETY: No other thread knows of the table.
+                unsafe { arenas.add() }.unwrap();
+            }
+            // SAFETY: As above.
+            assert!(
+                unsafe { arenas.add() }.is_none(),
+                "there is no room for more"
+            );
+            Self {
+                pages: SharedPages::new(&options).unwrap(),
+                arenas,
+                live: BTreeMap::new(),
+                large: Vec::new(),
+                marks: 0,
+            }
+        }
+
+        fn ends(&self, address: usize, class: usize) -> [*mut u8; 2] {
+            let last = GENERAL.class(class).size as usize - 1;
+            [
+                self.pages.pointer(address),
+                self.pages.pointer(address + last),
+            ]
+        }
+
+        fn fill(&mut self, arena: u16, class: usize, count: usize, faults: Faults) {
+            let mut room = vec![core::ptr::null_mut(); count];
+            let arena = self.arenas.arena(arena);
+            let filled = inject(faults, || arena.fill(&self.pages, class, &mut room));
+            assert!(filled.count <= count);
+            assert!(filled.count > 0 || faults.commit, "there is memory");
+            for object in &room[..filled.count] {
+                let size = GENERAL.class(class).size as usize;
+                let address = object.addr();
+                assert!(address.is_multiple_of(if size > 8 { 16 } else { 8 }));
+                let before = self.live.range(..address + size).next_back();
+                assert!(before.is_none_or(|(before, (class, _))| {
+                    before + GENERAL.class(*class).size as usize <= address
+                }));
+                self.marks = self.marks.wrapping_add(1);
+                for end in self.ends(address, class) {
+                    // SAFETY: The object was handed out to this test.
+                    unsafe { end.write(self.marks) };
+                }
+                self.live.insert(address, (class, self.marks));
+            }
+        }
+
+        /// Takes up to `count` live objects of the class out of the model.
+        fn choose(&mut self, class: usize, count: usize, stride: usize) -> Vec<*mut u8> {
+            let chosen: Vec<usize> = self
+                .live
+                .iter()
+                .filter(|(_, (of, _))| *of == class)
+                .map(|(address, _)| *address)
+                .step_by(stride)
+                .take(count)
+                .collect();
+            chosen
+                .into_iter()
+                .map(|address| {
+                    let (class, mark) = self.live.remove(&address).unwrap();
+                    for end in self.ends(address, class) {
+                        // SAFETY: The object is live.
+                        assert_eq!(unsafe { end.read() }, mark);
+                    }
+                    self.pages.pointer(address)
+                })
+                .collect()
+        }
+
+        /// Frees through an arena, while the bin of `blocked` is locked, so that
+        /// its slots have to go by way of its inbox.
+        fn release(&mut self, arena: u16, class: usize, slots: &[*mut u8], blocked: Option<u16>) {
+            let blocked = blocked.filter(|blocked| *blocked != arena);
+            let lock = |number| &self.arenas.arena(number).bins[class].slabs;
+            if let Some(number) = blocked {
+                lock(number).acquire_for_fork();
+            }
+            // SAFETY: The objects were live and are the test's no longer.
+            unsafe { self.arenas.release(&self.pages, arena, class, slots) };
+            if let Some(number) = blocked {
+                // SAFETY: Taken above.
+                unsafe { lock(number).release_after_fork() };
+            }
+        }
+
+        fn check(&self) {
+            for arena in self.arenas.iter() {
+                for (class, bin) in arena.bins.iter().enumerate() {
+                    let slabs = bin.slabs.lock();
+                    // SAFETY: The lock is held.
+                    unsafe {
+                        slabs
+                            .bin
+                            .check(self.pages.records(), GENERAL.class(class), 0)
+                    };
+                }
+            }
+            self.pages.with(|pages| {
+                pages.source.pages.check();
+                pages.source.records.check();
+                large::check(&pages.source.pages, &pages.large);
+            });
+            let mut figures = [ClassFigures::default(); CLASSES];
+            self.arenas.iter().for_each(|arena| {
+                arena.count(&mut figures);
+            });
+            let in_inboxes = self.arenas.iter().any(ProcessArena::has_mail);
+            for (class, held) in figures.iter().enumerate() {
+                let out = held.slabs * u32::from(GENERAL.class(class).slots) - held.free;
+                let live = self.live.values().filter(|(of, _)| *of == class).count();
+                assert!(out as usize == live || in_inboxes && out as usize > live);
+            }
+        }
+
+        fn settle(&self) {
+            // Once to see that nothing happens any more, once to act on it.
+            for _ in 0..2 {
+                self.arenas.iter().for_each(|arena| {
+                    arena.settle(&self.pages);
+                });
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Fill {
+            arena: u16,
+            class: usize,
+            count: usize,
+        },
+        Release {
+            arena: u16,
+            class: usize,
+            count: usize,
+            stride: usize,
+            blocked: Option<u16>,
+        },
+        Settle {
+            arena: u16,
+        },
+        Purge,
+        AllocateLarge {
+            size: usize,
+        },
+        ResizeLarge {
+            pick: usize,
+            size: usize,
+        },
+        FreeLarge {
+            pick: usize,
+        },
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let arena = 0..ARENAS;
+        // Many slots per slab, two words of them, few, one, several pages per slab.
+        let class = prop::sample::select(
+            [8, 16, 64, 112, 256, 640, 2048, 3072, 4096, 14336]
+                .map(|size| GENERAL.class_of(size))
+                .to_vec(),
+        );
+        let size = prop_oneof![16_385_usize..200_000, 1_usize << 20..5 << 20];
+        prop_oneof![
+            8 => (arena.clone(), class.clone(), 1_usize..65)
+                .prop_map(|(arena, class, count)| Op::Fill { arena, class, count }),
+            8 => (arena.clone(), class, 1_usize..200, 1_usize..4, prop::option::of(arena.clone()))
+                .prop_map(|(arena, class, count, stride, blocked)| {
+                    Op::Release { arena, class, count, stride, blocked }
+                }),
+            2 => arena.prop_map(|arena| Op::Settle { arena }),
+            1 => Just(Op::Purge),
+            1 => size.clone().prop_map(|size| Op::AllocateLarge { size }),
+            1 => (any::<usize>(), size).prop_map(|(pick, size)| Op::ResizeLarge { pick, size }),
+            1 => any::<usize>().prop_map(|pick| Op::FreeLarge { pick }),
+        ]
+    }
+
+    fn faults() -> impl Strategy<Value = Faults> {
+        prop_oneof![
+            5 => Just(Faults::default()),
+            1 => any::<(bool, bool, bool)>().prop_map(|(commit, purge, move_pages)| Faults {
+                commit,
+                purge,
+                move_pages,
+                ..Faults::default()
+            }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 96,
+            failure_persistence: None,
+            ..<_>::default()
+        })]
+
+        /// No two objects overlap, whichever arena hands them out, and whoever
+        /// frees them; the books of all arenas and of the pages agree; and in the
+        /// end nothing is left.
+        #[test]
+        fn arenas_agree_with_a_model(ops in prop::collection::vec((op(), faults()), 1..120)) {
+            let mut subject = Subject::new();
+            for (op, faults) in ops {
+                match op {
+                    Op::Fill { arena, class, count } => subject.fill(arena, class, count, faults),
+                    Op::Release { arena, class, count, stride, blocked } => {
+                        let slots = subject.choose(class, count, stride);
+                        subject.release(arena, class, &slots, blocked);
+                    }
+                    Op::Settle { arena } => {
+                        let arena = subject.arenas.arena(arena);
+                        inject(faults, || arena.settle(&subject.pages));
+                        prop_assert!(!arena.has_mail());
+                    }
+                    Op::Purge => inject(faults, || subject.pages.with(|pages| {
+                        pages.source.pages.purge(u32::MAX);
+                        pages.source.records.purge();
+                    })),
+                    Op::AllocateLarge { size } => {
+                        let (object, zero) =
+                            inject(faults, || subject.pages.allocate_large(size, 1));
+                        if !object.is_null() {
+                            // SAFETY: The object was handed out to this test.
+                            unsafe {
+                                let bytes = core::slice::from_raw_parts(object, size);
+                                prop_assert!(!zero || bytes.iter().all(|byte| *byte == 0));
+                                object.write_bytes(7, size);
+                            }
+                            subject.large.push((object, size));
+                        }
+                    }
+                    Op::ResizeLarge { pick, size } if !subject.large.is_empty() => {
+                        let at = pick % subject.large.len();
+                        let (object, old) = subject.large[at];
+                        let moved = inject(faults, || subject.pages.resize_large(object, size));
+                        if !moved.is_null() {
+                            // SAFETY: The object is live and has this size.
+                            unsafe {
+                                let bytes = core::slice::from_raw_parts(moved, old.min(size));
+                                prop_assert!(bytes.iter().all(|byte| *byte == 7));
+                                moved.write_bytes(7, size);
+                                prop_assert!(subject.pages.large_bytes(moved) >= size);
+                            }
+                            subject.large[at] = (moved, size);
+                        }
+                    }
+                    Op::FreeLarge { pick } if !subject.large.is_empty() => {
+                        let (object, _) = subject.large.swap_remove(pick % subject.large.len());
+                        subject.pages.free_large(object);
+                    }
+                    Op::ResizeLarge { .. } | Op::FreeLarge { .. } => {}
+                }
+                subject.check();
+            }
+            for class in 0..CLASSES {
+                let slots = subject.choose(class, usize::MAX, 1);
+                subject.release(0, class, &slots, Some(1));
+            }
+            for (object, _) in core::mem::take(&mut subject.large) {
+                subject.pages.free_large(object);
+            }
+            subject.settle();
+            subject.check();
+            subject.pages.with(|pages| {
+                prop_assert_eq!(pages.source.pages.counts().used, 0);
+                pages.source.pages.purge(u32::MAX);
+                pages.source.records.purge();
+                prop_assert_eq!(pages.source.pages.counts().resident(), 0);
+                prop_assert_eq!(pages.source.records.resident_bytes(), 0);
+                Ok(())
+            })?;
+        }
+    }
+
+    #[test]
+    fn a_class_is_sparse_when_many_of_its_slabs_are() {
+        let mut subject = Subject::new();
+        let class = GENERAL.class_of(256);
+        for _ in 0..64 {
+            subject.fill(0, class, 16, Faults::default());
+        }
+        // Three of four freed: sixteen slots in each of 64 slabs.
+        for _ in 0..3 {
+            let slots = subject.choose(class, 256, 4);
+            subject.release(0, class, &slots, None);
+        }
+        let arena = subject.arenas.arena(0);
+        assert!(arena.bins[class].slabs.lock().is_sparse());
+        let rest = subject.choose(class, usize::MAX, 1);
+        subject.release(0, class, &rest, None);
+        assert!(!subject.arenas.arena(0).bins[class].slabs.lock().is_sparse());
+    }
+}

@@ -244,12 +244,21 @@ impl SharedPages {
         });
     }
 
-    /// Gives a large object room for `size` bytes where it lies, and no more.
-    /// False, with nothing changed, where the pages behind it are in use.
-    pub(crate) fn resize_large(&self, object: *mut u8, size: usize) -> bool {
+    /// Gives a large object, aligned to no more than a page, room for `size` bytes
+    /// and no more: where it lies, or elsewhere if its memory can move there. Null,
+    /// with nothing changed, where the caller has to copy.
+    pub(crate) fn resize_large(&self, object: *mut u8, size: usize) -> *mut u8 {
         self.with(|pages| {
             let run = self.large_run(pages, object);
-            large::resize_in_place(&mut pages.source.pages, &mut pages.large, run, size)
+            let Pages { source, large } = pages;
+            let heap = &mut source.pages;
+            if large::resize_in_place(heap, large, run, size) {
+                return object;
+            }
+            match large::move_to_grow(heap, large, run, size) {
+                Some(moved) => heap.address(moved.start).as_ptr(),
+                None => core::ptr::null_mut(),
+            }
         })
     }
 

@@ -31,7 +31,6 @@ pub(crate) enum Rank {
     /// The process heap's list of threads and arenas: attach, exit, adoption.
     Registry,
     /// A stand-alone arena that several threads share by handle.
-    #[allow(dead_code)]
     Handle,
 }
 
