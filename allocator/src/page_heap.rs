@@ -35,6 +35,17 @@ const DIRTY: usize = ORDERS;
 const CLOSED: usize = ORDERS + 1;
 const SETS: usize = ORDERS + 2;
 
+/// At what a region starts a multiple of, in bytes: runs can be aligned to that.
+/// More than a chunk where there is address space to spare.
+fn region_align(bytes: usize) -> usize {
+    const GIGABYTE: usize = 1 << 30;
+    if bytes > 64 * GIGABYTE {
+        GIGABYTE
+    } else {
+        CHUNK_BYTES
+    }
+}
+
 /// What a heap is made with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageHeapOptions {
@@ -113,7 +124,7 @@ impl PageHeap {
         // Records are closed and given back by groups.
         let groups = (chunks_max.next_multiple_of(GROUP_CHUNKS)) as usize;
         let mut heap = PageHeap {
-            region: Area::reserve(bytes, CHUNK_BYTES, COMMIT_BYTES)?,
+            region: Area::reserve(bytes, region_align(bytes), COMMIT_BYTES)?,
             map: PageMap::reserve(groups * CHUNK_PAGES as usize)?,
             chunks: Table::reserve(groups)?,
             sets: BitSets::new(SETS, chunks_max)?,

@@ -13,17 +13,17 @@ use crate::process_arena::{ArenaTable, CLASSES, ProcessArena};
 use crate::shared_pages::SharedPages;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU32};
-use crate::sync::{Lock, Rank};
+use crate::sync::{Errno, Lock, Rank};
 use crate::thread::{self, ARENAS_MAX, ExitKey, Registry, Thread};
-use crate::units::PAGE_BYTES;
+use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
 /// Address space of the heap, in bytes, if the process may have it; else half, and
 /// so on down to the least of use.
-const REGION_BYTES: usize = 1 << 40;
-const REGION_BYTES_MIN: usize = 64 << 20;
+const REGION_BYTES_MAX: usize = 1 << 40;
+const REGION_BYTES_MIN: usize = 16 << 20;
 
 /// Milliseconds within which free pages go back to the system.
 const DECAY_MS: u32 = 1000;
@@ -100,21 +100,42 @@ impl Process {
         }
     }
 
+    /// Reserves what the heap needs, with a region as large as possible.
+    fn new() -> Option<Self> {
+        // Under a limit the rest is for the program: its own mappings and stacks.
+        let mut region_bytes = (os::address_space_max() / 2).min(REGION_BYTES_MAX);
+        let errno = Errno::save();
+        while region_bytes >= REGION_BYTES_MIN {
+            if let Some(mut process) = Self::with_region(region_bytes) {
+                process.exit_key = ExitKey::new(thread_exit);
+                errno.restore();
+                return Some(process);
+            }
+            region_bytes /= 2;
+        }
+        None
+    }
+
+    fn with_region(region_bytes: usize) -> Option<Self> {
+        let region_bytes = region_bytes.next_multiple_of(CHUNK_BYTES);
+        Some(Self {
+            pages: SharedPages::new(&PageHeapOptions {
+                region_bytes,
+                region_bytes_min: region_bytes,
+                decay_ms: DECAY_MS,
+            })?,
+            arenas: ArenaTable::new(arenas_max())?,
+            registry: Lock::new(Rank::Registry, Registry::new()?),
+            exit_key: None,
+        })
+    }
+
     #[cold]
     fn make() -> Option<&'static Self> {
         {
             let _making = PLACE.making.lock();
             if !PLACE.made.load(Relaxed) {
-                let process = Self {
-                    pages: SharedPages::new(&PageHeapOptions {
-                        region_bytes: REGION_BYTES,
-                        region_bytes_min: REGION_BYTES_MIN,
-                        decay_ms: DECAY_MS,
-                    })?,
-                    arenas: ArenaTable::new(arenas_max())?,
-                    registry: Lock::new(Rank::Registry, Registry::new()?),
-                    exit_key: ExitKey::new(thread_exit),
-                };
+                let process = Self::new()?;
                 // SAFETY: The lock is held and nobody has seen the place yet.
                 unsafe { (*PLACE.process.get()).write(process) };
                 // Release meets the Acquire of `get`.

@@ -680,10 +680,8 @@ mod tests {
                 unsafe { arenas.add() }.unwrap();
             }
             // SAFETY: As above.
-            assert!(
-                unsafe { arenas.add() }.is_none(),
-                "there is no room for more"
-            );
+            let one_more = unsafe { arenas.add() };
+            assert!(one_more.is_none(), "there is no room for more");
             Self {
                 pages: SharedPages::new(&options).unwrap(),
                 arenas,

@@ -11,7 +11,7 @@ use crate::size_class::{GENERAL, SizeClass};
 use crate::slab::{Records, SlabRecord, SlabSource, extra_offset};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::{Lock, Rank};
+use crate::sync::{Errno, Lock, Rank};
 use crate::units::{PAGE_BYTES, PAGE_SHIFT, PageIndex, PageRun, SlabId};
 use core::ptr::NonNull;
 
@@ -80,11 +80,15 @@ impl SharedPages {
         })
     }
 
-    /// Runs `act` under the page lock.
+    /// Runs `act` under the page lock. Keeps `errno`, whatever the system is asked
+    /// for meanwhile.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Pages) -> T) -> T {
+        let errno = Errno::save();
         let mut pages = self.pages.lock();
         let result = act(&mut pages);
         self.dirty.store(pages.source.pages.counts().dirty, Relaxed);
+        drop(pages);
+        errno.restore();
         result
     }
 
@@ -218,8 +222,12 @@ impl SharedPages {
     }
 
     /// Allocates a large object of `size` bytes at a multiple of `align`; null
-    /// where memory is short. The second result says that all of it reads as zero.
+    /// where memory is short, or for an alignment beyond the region's. The second result says that all of it reads as zero.
     pub(crate) fn allocate_large(&self, size: usize, align: usize) -> (*mut u8, bool) {
+        // Runs are aligned within the region, and no better than it is itself.
+        if self.base_address() & (align - 1) != 0 {
+            return (core::ptr::null_mut(), false);
+        }
         self.with(|pages| {
             let heap = &mut pages.source.pages;
             let fresh_before = heap.counts().fresh_total;

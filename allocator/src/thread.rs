@@ -19,8 +19,10 @@ use core::ptr;
 /// Most arenas of the process.
 pub(crate) const ARENAS_MAX: usize = 256;
 
-/// Most threads that can have a cache at the same time; any more do without.
+/// Most threads that can have a cache at the same time; any more do without. Where
+/// address space is scarce there are fewer, but at least the second number.
 const THREADS_MAX: usize = 1 << 16;
+const THREADS_MAX_MIN: usize = 1 << 8;
 
 /// Free records that keep their memory for the next threads.
 const WARM_RECORDS_MAX: u32 = 8;
@@ -117,8 +119,16 @@ impl Registry {
     /// A registry without threads; `None` where the process may not have the
     /// address space.
     pub(crate) fn new() -> Option<Self> {
+        let mut threads_max = THREADS_MAX;
+        let area = loop {
+            match Area::reserve(threads_max * STRIDE, PAGE_BYTES, 16 * STRIDE) {
+                Some(area) => break area,
+                None if threads_max == THREADS_MAX_MIN => return None,
+                None => threads_max /= 2,
+            }
+        };
         Some(Self {
-            area: Area::reserve(THREADS_MAX * STRIDE, PAGE_BYTES, 16 * STRIDE)?,
+            area,
             made: 0,
             free: [0; THREADS_MAX / 64],
             free_count: 0,

@@ -166,14 +166,14 @@ fn churn(seed: u64, steps: usize, live_max: usize) {
 
 #[test]
 fn objects_keep_their_bytes() {
-    churn(0x9E37_79B9_7F4A_7C15, 60_000, 2_000);
+    churn(0x9E37_79B9_7F4A_7C15, 40_000, 2_000);
 }
 
 #[test]
 fn objects_of_many_threads_keep_their_bytes() {
     std::thread::scope(|scope| {
         for seed in 1..=8 {
-            scope.spawn(move || churn(seed << 40 | 0x2545_F491, 15_000, 500));
+            scope.spawn(move || churn(seed << 40 | 0x2545_F491, 8_000, 500));
         }
     });
 }
@@ -188,7 +188,7 @@ fn objects_may_be_freed_by_any_thread() {
             let senders = senders.clone();
             scope.spawn(move || {
                 let mut random = Random(77 + number as u64);
-                for _ in 0..20_000 {
+                for _ in 0..10_000 {
                     let object = random.object();
                     senders[random.below(THREADS)].send(object).ok();
                     if random.below(3) > 0 {
@@ -250,6 +250,17 @@ fn destructors_of_thread_locals_may_allocate_and_free() {
         .join()
         .unwrap();
     }
+}
+
+#[test]
+fn alignments_far_beyond_a_page() {
+    let objects: Vec<_> = (12..27)
+        .flat_map(|log2| [1, 5_000, 3 << 20].map(|size| Object::new(size, 1 << log2, log2, false)))
+        .collect();
+    drop(objects);
+    let beyond = Layout::from_size_align(100, 1 << 40).unwrap();
+    // SAFETY: The size is not zero.
+    assert!(unsafe { ALLOCATOR.alloc(beyond) }.is_null());
 }
 
 #[test]

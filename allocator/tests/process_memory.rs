@@ -76,11 +76,12 @@ fn memory_goes_back() {
     assert!(stats.arenas.metadata_bytes < MEGABYTE / 2, "{stats:?}");
     let objects: Vec<_> = (0..100_000).map(|_| Box::new([1_u8; 96])).collect();
     let live = ALLOCATOR.stats().arenas.live_bytes - stats.arenas.live_bytes;
-    assert_eq!(live, 100_000 * 96);
+    // The harness has a thread of its own, which may allocate a little meanwhile.
+    assert!(live.abs_diff(100_000 * 96) < 4096, "{live}");
     books_agree(stats, before);
     drop(objects);
     let live = ALLOCATOR.stats().arenas.live_bytes;
-    assert_eq!(live, stats.arenas.live_bytes);
+    assert!(live.abs_diff(stats.arenas.live_bytes) < 4096, "{live}");
 
     // Everything freed by the thread that made it, while it sleeps.
     drop(fill(64 * MEGABYTE));

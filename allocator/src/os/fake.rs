@@ -68,6 +68,10 @@ pub(crate) unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, bytes: usize
     !FAULTS.get().move_pages && unsafe { memory::move_pages(from, to, bytes) }
 }
 
+pub(crate) fn address_space_max() -> usize {
+    memory::address_space_max()
+}
+
 pub(crate) fn now_ms() -> u64 {
     memory::now_ms()
 }
@@ -116,6 +120,10 @@ mod memory {
 
     pub(crate) unsafe fn move_pages(_: NonNull<u8>, _: NonNull<u8>, _: usize) -> bool {
         false
+    }
+
+    pub(crate) fn address_space_max() -> usize {
+        usize::MAX
     }
 
     pub(crate) fn now_ms() -> u64 {

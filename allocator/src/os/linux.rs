@@ -172,6 +172,19 @@ pub(crate) unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, bytes: usize
     moved == to.as_ptr().cast()
 }
 
+pub(crate) fn address_space_max() -> usize {
+    let mut limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the call writes to `limit` alone; if it fails, nothing.
+    unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
+    match limit.rlim_cur {
+        libc::RLIM_INFINITY => usize::MAX,
+        bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+    }
+}
+
 pub(crate) fn now_ms() -> u64 {
     let mut time = libc::timespec {
         tv_sec: 0,

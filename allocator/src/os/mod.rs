@@ -73,6 +73,12 @@ pub(crate) unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, bytes: usize
     unsafe { system::move_pages(from, to, bytes) }
 }
 
+/// Bytes of address space that the process may have in all; `usize::MAX` where
+/// nothing limits it.
+pub(crate) fn address_space_max() -> usize {
+    system::address_space_max()
+}
+
 /// Milliseconds of a clock that never goes back.
 pub(crate) fn now_ms() -> u64 {
     system::now_ms()
