@@ -249,3 +249,63 @@ fn there_are_no_scripts_to_flush() {
         ),
     ]);
 }
+
+/// Every command with odd arguments, as many as it takes and others: each gets an answer, and the server goes on.
+#[test]
+fn no_arguments_bring_the_server_down() {
+    // These end the connection or the server, stop the answers or the clock, or begin an endless stream.
+    const LEFT_OUT: &[&str] = &[
+        "client|kill",
+        "client|pause",
+        "client|reply",
+        "debug",
+        "hello",
+        "monitor",
+        "quit",
+        "shutdown",
+    ];
+    const ODD: &[&[u8]] = &[
+        b"",
+        b"k",
+        b"0",
+        b"-1",
+        b"9223372036854775807",
+        b"-9223372036854775808",
+        b"1e400",
+        b"nan",
+        b"*",
+        b"[",
+        b"\\",
+        b"\0\xff\r\n",
+        b"EX",
+        b"GET",
+        b"MATCH",
+        b"COUNT",
+        b"DB",
+        b"REPLACE",
+    ];
+    let server = Server::start();
+    let mut client = server.client();
+    let mut state = 0x9E37_79B9_7F4A_7C15u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    for name in client.run("COMMAND LIST").texts() {
+        if LEFT_OUT.contains(&name.as_str()) {
+            continue;
+        }
+        let words: Vec<&[u8]> = name.split('|').map(str::as_bytes).collect();
+        for round in 0..60 {
+            let mut call = words.clone();
+            call.extend((0..round % 8).map(|_| ODD[random(ODD.len())]));
+            client.send(&call);
+            client.read();
+        }
+        // Whatever state the calls have led to.
+        client.run("RESET");
+    }
+    assert_eq!(client.run("PING"), Value::Simple("PONG".into()));
+}
