@@ -1,6 +1,6 @@
 //! Commands: the table that describes them, the way a request goes to its handler, and the handlers.
 //!
-//! A handler is a function of a [`Context`](context::Context) and the arguments. The context holds the locked shards,
+//! A handler is a function of a [`Context`] and the arguments. The context holds the locked shards,
 //! the session, the reply and read-only views of the rest; a handler never sees the server or a socket.
 
 pub(crate) mod admin;
@@ -13,11 +13,13 @@ pub(crate) mod context;
 pub(crate) mod debug;
 pub(crate) mod dispatch;
 pub(crate) mod error;
+pub(crate) mod expiration;
 pub(crate) mod keys;
 pub(crate) mod latency;
 pub(crate) mod lookup;
 pub(crate) mod memory;
 pub(crate) mod script;
+pub(crate) mod set_options;
 pub(crate) mod slowlog;
 pub(crate) mod string;
 pub(crate) mod syntax;

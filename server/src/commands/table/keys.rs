@@ -2,7 +2,7 @@
 
 use super::{CommandSpec, Group, Locking, categories, command, container, flags, key, keys};
 use crate::commands::command::help;
-use crate::commands::{Handler, keys as handlers};
+use crate::commands::{Handler, expiration, keys as handlers};
 
 const fn spec(name: &'static str, arity: i32, handler: Handler) -> CommandSpec {
     CommandSpec {
@@ -59,7 +59,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         keys: &[key(1, "RW update")],
         summary: "Lets a key expire after some seconds.",
         syntax: with_condition!("seconds"),
-        ..spec("expire", -3, handlers::expire)
+        ..spec("expire", -3, expiration::expire)
     },
     CommandSpec {
         flags: flags("write fast"),
@@ -67,7 +67,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         since: "1.2.0",
         summary: "Lets a key expire at a Unix time in seconds.",
         syntax: with_condition!("unix-time-seconds"),
-        ..spec("expireat", -3, handlers::expireat)
+        ..spec("expireat", -3, expiration::expireat)
     },
     CommandSpec {
         flags: flags("readonly fast"),
@@ -75,7 +75,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         since: "7.0.0",
         summary: "Returns when a key expires, as a Unix time in seconds.",
         syntax: "key",
-        ..spec("expiretime", 2, handlers::expiretime)
+        ..spec("expiretime", 2, expiration::expiretime)
     },
     CommandSpec {
         flags: flags("write"),
@@ -127,7 +127,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         since: "2.2.0",
         summary: "Removes the expiration of a key.",
         syntax: "key",
-        ..spec("persist", 2, handlers::persist)
+        ..spec("persist", 2, expiration::persist)
     },
     CommandSpec {
         flags: flags("write fast"),
@@ -135,7 +135,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         since: "2.6.0",
         summary: "Lets a key expire after some milliseconds.",
         syntax: with_condition!("milliseconds"),
-        ..spec("pexpire", -3, handlers::pexpire)
+        ..spec("pexpire", -3, expiration::pexpire)
     },
     CommandSpec {
         flags: flags("write fast"),
@@ -143,7 +143,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         since: "2.6.0",
         summary: "Lets a key expire at a Unix time in milliseconds.",
         syntax: with_condition!("unix-time-milliseconds"),
-        ..spec("pexpireat", -3, handlers::pexpireat)
+        ..spec("pexpireat", -3, expiration::pexpireat)
     },
     CommandSpec {
         flags: flags("readonly fast"),
@@ -151,7 +151,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         since: "7.0.0",
         summary: "Returns when a key expires, as a Unix time in milliseconds.",
         syntax: "key",
-        ..spec("pexpiretime", 2, handlers::pexpiretime)
+        ..spec("pexpiretime", 2, expiration::pexpiretime)
     },
     CommandSpec {
         flags: flags("readonly fast"),
@@ -160,7 +160,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         summary: "Returns for how many milliseconds a key will still exist.",
         syntax: "key",
         tips: &["nondeterministic_output"],
-        ..spec("pttl", 2, handlers::pttl)
+        ..spec("pttl", 2, expiration::pttl)
     },
     CommandSpec {
         flags: flags("readonly"),
@@ -228,7 +228,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         summary: "Returns for how many seconds a key will still exist.",
         syntax: "key",
         tips: &["nondeterministic_output"],
-        ..spec("ttl", 2, handlers::ttl)
+        ..spec("ttl", 2, expiration::ttl)
     },
     CommandSpec {
         flags: flags("readonly fast"),
