@@ -57,8 +57,9 @@ pub(crate) struct Bin {
     lists_used: u16,
     /// Which word of the current slab is at hand.
     word_index: u8,
-    /// No slab can be evacuated until the lists change.
-    pub(crate) stuck: bool,
+    /// Until the lists change, no slab with at most this share of live slots, in
+    /// percent, can be evacuated; 0 after they have changed.
+    pub(crate) stuck_percent: u8,
     lists: [SlabId; LISTS],
     /// Slabs on each list.
     lengths: [u32; LISTS],
@@ -204,7 +205,7 @@ impl Bin {
         id: SlabId,
     ) {
         debug_assert!(self.current.is_none() && self.word == 0);
-        self.stuck = false;
+        self.stuck_percent = 0;
         // SAFETY: passed on to the caller.
         let mut slab = unsafe { records.slab(id) };
         self.slot_bytes = class.size;
@@ -316,7 +317,7 @@ impl Bin {
         class: &SizeClass,
         id: SlabId,
     ) -> Option<SlabId> {
-        self.stuck = false;
+        self.stuck_percent = 0;
         // SAFETY: passed on to the caller.
         let slab = unsafe { records.slab(id) };
         if (slab.record().list as usize) < LISTS {

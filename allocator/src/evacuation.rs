@@ -100,12 +100,17 @@ fn free_min(class: &SizeClass, list: usize) -> u32 {
 /// belong together.
 ///
 /// Takes time in proportion to the number of classes, not of slabs.
-pub(crate) fn next_class(bins: &[Bin], classes: &[SizeClass]) -> Option<usize> {
+pub(crate) fn next_class(
+    bins: &[Bin],
+    classes: &[SizeClass],
+    policy: &VictimPolicy,
+) -> Option<usize> {
+    let percent = policy.live_percent_max;
     let best = bins
         .iter()
         .zip(classes)
         .enumerate()
-        .filter(|(_, (bin, _))| bin.lists_used() != 0 && !bin.stuck)
+        .filter(|(_, (bin, _))| bin.lists_used() != 0 && bin.stuck_percent < percent)
         .map(|(class, (bin, shape))| {
             let list = bin.lists_used().ilog2() as usize;
             let offer = Offer {
@@ -120,7 +125,7 @@ pub(crate) fn next_class(bins: &[Bin], classes: &[SizeClass]) -> Option<usize> {
 }
 
 /// Takes the emptiest slab of a class off its bin's lists, if its objects are
-/// few enough and fit elsewhere.
+/// few enough and fit elsewhere. If not, notes that in the bin.
 ///
 /// # Safety
 /// The records of the bin's slabs are accessed by the caller alone.
@@ -150,14 +155,17 @@ pub(crate) unsafe fn victim_of(
             break;
         }
     }
+    bin.stuck_percent = policy.live_percent_max;
     let (live, id) = best?;
     if live * 100 > u32::from(shape.slots) * u32::from(policy.live_percent_max) {
         return None;
     }
     // SAFETY: passed on to the caller.
     if !unsafe { has_room(bin, shape, records, id, live) } {
+        bin.stuck_percent = u8::MAX;
         return None;
     }
+    bin.stuck_percent = 0;
     // SAFETY: the slab was found on a list; otherwise passed on to the caller.
     unsafe { bin.take_off(records, id) };
     Some(Victim {

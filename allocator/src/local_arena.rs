@@ -25,6 +25,7 @@
 //! ```
 
 use crate::bin::{Bin, LISTS, OCCUPANCY_LISTS, Refill};
+use crate::fatal::fatal;
 use crate::hand::{HAND_MAX, Hand};
 use crate::large::{self, LargeCounts};
 use crate::metadata::Table;
@@ -209,7 +210,7 @@ impl LocalArena {
         if size <= self.table.small_max() {
             self.table.class(self.table.class_of(size)).size as usize
         } else {
-            pages_for(size) * PAGE_BYTES
+            pages_for(size).saturating_mul(PAGE_BYTES)
         }
     }
 
@@ -403,6 +404,7 @@ impl LocalArena {
         match self.source.pages.map().class_entry(page) {
             // SAFETY: passed on to the caller.
             LARGE_HEAD => unsafe { self.free_large(object) },
+            0 | LARGE_BODY => fatal("free of what is not an object", object.as_ptr().addr()),
             // SAFETY: passed on to the caller.
             entry => unsafe { self.free_small(object, entry as usize - 1) },
         }

@@ -40,6 +40,11 @@ pub enum Op {
     PurgeAll,
 }
 
+/// Sizes of which many objects are made, so that slabs fill.
+const SIZES: [u16; 12] = [
+    16, 40, 120, 232, 264, 500, 1000, 1500, 3000, 4096, 9000, 20_000,
+];
+
 impl Op {
     /// Reads an operation and the faults that it meets off the front of
     /// `bytes`; `None` at their end.
@@ -55,18 +60,21 @@ impl Op {
             _ => long % 2000,
         };
         let op = match kind % 16 {
-            0..=2 => Op::Allocate { size },
-            3 | 4 => Op::AllocateMany {
-                size: (size % 5000) as u16,
+            0 | 1 => Op::Allocate { size },
+            2..=4 => Op::AllocateMany {
+                size: SIZES[a as usize % SIZES.len()],
                 count: f,
             },
             5 => Op::AllocateAligned {
                 size,
                 align_log2: f % 23,
             },
-            6 | 7 => Op::Free { pick: long },
-            8 => Op::FreeUnsized { pick: long },
-            9 => Op::FreeMany { step: a, offset: b },
+            6 => Op::Free { pick: long },
+            7 => Op::FreeUnsized { pick: long },
+            8 | 9 => Op::FreeMany {
+                step: 1 + a % 6,
+                offset: b,
+            },
             10 => Op::Reallocate {
                 pick: u32::from(short),
                 size,
@@ -75,10 +83,10 @@ impl Op {
                 pick: u32::from(short),
                 by: size,
             },
-            12 | 13 => Op::Evacuate { objects: a },
+            12 | 13 => Op::Evacuate { objects: a % 64 },
             14 => Op::PurgeDue { elapsed_ms: short },
-            _ if a < 64 => Op::FreeInVictim { objects: b % 8 },
-            _ if a < 160 => Op::Finish,
+            _ if a < 128 => Op::FreeInVictim { objects: b % 8 },
+            _ if a < 192 => Op::Finish,
             _ => Op::PurgeAll,
         };
         // Most steps meet no fault.
@@ -445,7 +453,7 @@ mod tests {
         #[test]
         fn an_arena_agrees_with_its_model(
             general in any::<bool>(),
-            steps in prop::collection::vec(any::<[u8; 8]>(), 1..80),
+            steps in prop::collection::vec(any::<[u8; 8]>(), 1..150),
         ) {
             let classes = if general { Classes::General } else { Classes::Fine };
             let bytes_max = if cfg!(miri) { 100 << 10 } else { 24 << 20 };

@@ -57,7 +57,7 @@ impl LocalArena {
         let classes = self.classes_in_use();
         loop {
             let bins = &mut self.bin_table.items_mut()[..classes];
-            let class = evacuation::next_class(bins, self.table.classes())?;
+            let class = evacuation::next_class(bins, self.table.classes(), policy)?;
             self.put_hand_back(class);
             let (bin, shape) = (
                 &mut self.bin_table.items_mut()[class],
@@ -70,8 +70,6 @@ impl LocalArena {
                 self.set_sparse(shape, victim.slab, true);
                 return Some(victim);
             }
-            // Nothing of this class can go until its lists change.
-            bin.stuck = true;
         }
     }
 
@@ -133,7 +131,7 @@ impl LocalArena {
                 }
                 Relocation::CurrentUnfit => self.retire_current(class),
                 Relocation::NoRoom => {
-                    bin.stuck = true;
+                    bin.stuck_percent = u8::MAX;
                     return None;
                 }
             }

@@ -128,10 +128,17 @@ unsafe fn purge_batch(ranges: &[Range]) -> bool {
         )
     };
     if advised < 0 {
-        // EINVAL: the advice or PIDFD_SELF is unknown; EBADF: PIDFD_SELF is
-        // unknown; EPERM and ENOSYS: a sandbox forbids the call. None of them
-        // changes during the life of a process.
-        BATCH_REFUSED.store(true, Ordering::Relaxed);
+        // SAFETY: the location is the calling thread's own.
+        let error = unsafe { *libc::__errno_location() };
+        // The advice or PIDFD_SELF is unknown, or a sandbox forbids the call:
+        // that does not change during the life of a process.
+        let lasting = matches!(
+            error,
+            libc::EINVAL | libc::EBADF | libc::ESRCH | libc::EPERM | libc::ENOSYS
+        );
+        if lasting {
+            BATCH_REFUSED.store(true, Ordering::Relaxed);
+        }
     }
     advised as usize == bytes
 }
