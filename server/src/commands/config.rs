@@ -218,7 +218,8 @@ fn rewrite_failure(services: &Services, error: &std::io::Error) -> CommandError 
 /// The parts of the server that have to be told of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Applies {
-    Listeners,
+    Port,
+    Bind,
     Keyspace,
     MaxMemory,
     MaxClients,
@@ -229,7 +230,8 @@ enum Applies {
 impl Applies {
     fn of(id: Id) -> Option<Self> {
         match id {
-            Id::Port | Id::Bind => Some(Self::Listeners),
+            Id::Port => Some(Self::Port),
+            Id::Bind => Some(Self::Bind),
             Id::MaxMemory => Some(Self::MaxMemory),
             Id::MaxMemoryPolicy
             | Id::MaxMemorySamples
@@ -253,18 +255,13 @@ impl Applies {
     fn apply(self, services: &Services) -> Result<(), String> {
         let config = &services.config;
         match self {
-            Self::Listeners => {
+            Self::Port | Self::Bind => {
                 let addresses = tcp_addresses(config);
-                services
-                    .listeners
-                    .listen_tcp(addresses, &services.log)
-                    .map_err(|()| {
-                        if config.words(Id::Bind).is_empty() {
-                            "Failed to bind to specified addresses.".to_owned()
-                        } else {
-                            "Unable to listen on this port. Check server logs.".to_owned()
-                        }
-                    })
+                let listened = services.listeners.listen_tcp(addresses, &services.log);
+                listened.map_err(|()| match self {
+                    Self::Port => "Unable to listen on this port. Check server logs.".to_owned(),
+                    _ => "Failed to bind to specified addresses.".to_owned(),
+                })
             }
             Self::Keyspace | Self::MaxMemory => {
                 configure_keyspace(services);

@@ -133,7 +133,10 @@ pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> 
     }
     ctx.clock = Ticks::now();
     let ticks = ctx.clock.since(began);
-    ctx.wrote |= command.spec.flags.contains(Flags::WRITE);
+    if command.spec.flags.contains(Flags::WRITE) {
+        ctx.wrote = true;
+        ctx.stats.totals.write_commands.add(1);
+    }
     let counters = &ctx.stats.commands[usize::from(command.index)];
     counters.calls.add(1);
     counters.ticks.add(ticks);

@@ -514,6 +514,21 @@ const STATS: &[(&str, Value)] = &[
     }),
 ];
 
+const DEBUG: &[(&str, Value)] = &[
+    ("eventloop_duration_aof_sum", zero),
+    ("eventloop_duration_cron_sum", |s| {
+        ticks_to_us(s.totals.maintenance_ticks).to_string()
+    }),
+    ("eventloop_duration_max", |s| {
+        ticks_to_us(s.stats.max(|worker| &worker.loop_ticks_max)).to_string()
+    }),
+    ("eventloop_cmd_per_cycle_max", |s| {
+        s.stats
+            .max(|worker| &worker.commands_per_loop_max)
+            .to_string()
+    }),
+];
+
 /// A sum over the workers but the first, which is the main thread.
 fn others(s: &Sources<'_>, figure: fn(&crate::observe::stats::Totals) -> u64) -> String {
     (1..s.clients.workers())
@@ -657,6 +672,11 @@ static SECTIONS: &[Section] = &[
         &[Fields(&[("cluster_enabled", zero)])],
     ),
     section("keyspace", "Keyspace", &[Lines(keyspace)]),
+    Section {
+        is_default: false,
+        is_in_all: false,
+        ..section("debug", "Debug", &[Fields(DEBUG)])
+    },
 ];
 
 const fn section(name: &'static str, title: &'static str, contents: &'static [Content]) -> Section {

@@ -25,6 +25,14 @@ impl Counter {
         );
     }
 
+    /// Makes it at least `value`. Only the owner calls this.
+    #[inline]
+    pub(crate) fn raise(&self, value: u64) {
+        if value > self.get() {
+            self.0.store(value, Ordering::Relaxed);
+        }
+    }
+
     /// The value.
     #[inline]
     pub(crate) fn get(&self) -> u64 {
@@ -120,6 +128,10 @@ pub(crate) struct WorkerStats {
     pub(crate) commands: Box<[CommandCounters]>,
     /// All others.
     pub(crate) totals: Totals,
+    /// Most commands run in one pass of the event loop.
+    pub(crate) commands_per_loop_max: Counter,
+    /// Ticks of the longest pass.
+    pub(crate) loop_ticks_max: Counter,
     errors: Mutex<HashMap<Box<[u8]>, u64>>,
 }
 
@@ -135,6 +147,8 @@ impl WorkerStats {
         Self {
             commands: (0..commands).map(|_| CommandCounters::default()).collect(),
             totals: Totals::default(),
+            commands_per_loop_max: Counter::default(),
+            loop_ticks_max: Counter::default(),
             errors: Mutex::new(HashMap::new()),
         }
     }
@@ -223,6 +237,15 @@ impl Stats {
     /// One worker's figures.
     pub(crate) fn worker(&self, index: usize) -> &WorkerStats {
         &self.workers[index]
+    }
+
+    /// The largest value of a figure among the workers.
+    pub(crate) fn max(&self, figure: impl Fn(&WorkerStats) -> &Counter) -> u64 {
+        self.workers
+            .iter()
+            .map(|worker| figure(worker).get())
+            .max()
+            .unwrap_or(0)
     }
 
     /// Sums since the last reset.

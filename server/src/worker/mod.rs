@@ -99,7 +99,7 @@ impl Worker {
         // Acquire meets the Release of `Services::stop`.
         while !services.stop.load(Ordering::Acquire) {
             self.poller.wait(&mut events, self.timeout(now))?;
-            let began = Ticks::now();
+            let (began, commands) = (Ticks::now(), stats.totals.commands.get());
             for ready in events.iter() {
                 if ready.token == WAKER_TOKEN {
                     self.waker.drain();
@@ -115,8 +115,12 @@ impl Worker {
             now = Instant::now();
             self.after_events(events.iter().len() > 0, now);
             if events.iter().len() > 0 {
+                let ticks = Ticks::now().since(began);
                 stats.totals.loops.add(1);
-                stats.totals.loop_ticks.add(Ticks::now().since(began));
+                stats.totals.loop_ticks.add(ticks);
+                stats.loop_ticks_max.raise(ticks);
+                let commands = stats.totals.commands.get() - commands;
+                stats.commands_per_loop_max.raise(commands);
             }
         }
         Ok(())
@@ -316,6 +320,7 @@ impl Worker {
             self.postponed.push(token);
         }
         if let Err(end) = outcome {
+            self.scratch.abandon();
             self.close(place, &end);
         }
     }
@@ -334,6 +339,7 @@ impl Worker {
                 self.postponed.push(token);
             }
             if let Err(end) = outcome {
+                self.scratch.abandon();
                 self.close(place, &end);
             }
         }

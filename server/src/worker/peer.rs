@@ -25,6 +25,13 @@ const REPLY_KEEP_BYTES: usize = 256 * 1024;
 /// Most bytes that a client without the password may send before it authenticates.
 const UNAUTHENTICATED_QUERY_BYTES: usize = 1 << 20;
 
+/// Replies of up to this size together do not count for any limit, in bytes, as in Redis, where each client has a buffer
+/// for so much.
+const UNCOUNTED_OUTPUT_BYTES: usize = 16 * 1024;
+
+/// Most bytes of replies that may wait for such a client.
+const UNAUTHENTICATED_OUTPUT_BYTES: u64 = 1024;
+
 /// What ends a connection.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -62,6 +69,14 @@ impl Scratch {
             wrote: false,
             check_wanted: false,
         }
+    }
+}
+
+impl Scratch {
+    /// Drops what a client left behind whose connection ended in the middle of a round.
+    pub(crate) fn abandon(&mut self) {
+        self.reply.reset(REPLY_KEEP_BYTES);
+        self.spans.clear();
     }
 }
 
@@ -114,6 +129,10 @@ impl Peer {
         read: bool,
         write: bool,
     ) -> Result<(), End> {
+        debug_assert!(
+            scratch.reply.bytes().is_empty(),
+            "replies of another client"
+        );
         if self.session.client.is_killed() {
             return Err(End::Closed);
         }
@@ -157,7 +176,10 @@ impl Peer {
             Some(mut partial) => {
                 let outcome = self.connection.read_partial(&mut partial)?;
                 match outcome {
-                    ReadOutcome::Bytes(_) => self.run_partial(partial, scratch, services)?,
+                    ReadOutcome::Bytes(_) => {
+                        self.check_query_limit(partial.bytes.len(), services)?;
+                        self.run_partial(partial, scratch, services)?;
+                    }
                     _ => self.connection.partial = Some(partial),
                 }
                 outcome
@@ -172,10 +194,7 @@ impl Peer {
                 add(&self.session.client.received_bytes, count as u64);
             }
         }
-        if self.connection.partial.is_some() {
-            scratch.check_wanted = true;
-            return self.check_query_limit(services);
-        }
+        scratch.check_wanted |= self.connection.partial.is_some();
         Ok(())
     }
 
@@ -364,20 +383,10 @@ impl Peer {
     }
 
     /// Closes a client whose requests are too long, those included that wait for EXEC.
-    fn check_query_limit(&mut self, services: &Services) -> Result<(), End> {
-        let Some(partial) = &self.connection.partial else {
-            return Ok(());
-        };
-        if self.postponed {
-            return Ok(());
-        }
-        let queued = self
-            .session
-            .transaction
-            .as_deref()
-            .map_or(0, |transaction| transaction.bytes);
-        let bytes = partial.bytes.len() + queued;
-        let unauthenticated = !self.session.authenticated && services.needs_password();
+    fn check_query_limit(&self, bytes: usize, services: &Services) -> Result<(), End> {
+        let transaction = self.session.transaction.as_deref();
+        let bytes = bytes + transaction.map_or(0, |transaction| transaction.bytes);
+        let unauthenticated = self.is_locked_out(services);
         let limit = services.config.size(Id::ClientQueryBufferLimit);
         if bytes <= limit && !(unauthenticated && bytes > UNAUTHENTICATED_QUERY_BYTES) {
             return Ok(());
@@ -393,10 +402,22 @@ impl Peer {
         Err(End::Closed)
     }
 
+    /// Whether the client has not given the password that is needed.
+    fn is_locked_out(&self, services: &Services) -> bool {
+        !self.session.authenticated && services.needs_password()
+    }
+
     /// Closes a client that has too many replies waiting, or notes since when there are many.
     fn check_output_limit(&mut self, bytes: usize, services: &Services) -> Result<(), End> {
         let limit = services.config.output_limits()[0];
-        let bytes = bytes as u64;
+        let bytes = if bytes <= UNCOUNTED_OUTPUT_BYTES {
+            0
+        } else {
+            bytes as u64
+        };
+        if bytes > UNAUTHENTICATED_OUTPUT_BYTES && self.is_locked_out(services) {
+            return Err(self.over_output_limit(services));
+        }
         let over_hard = limit.hard_bytes > 0 && bytes >= limit.hard_bytes;
         if limit.soft_bytes == 0 || bytes < limit.soft_bytes {
             self.over_soft_since_ms = 0;

@@ -219,6 +219,7 @@ impl Round<'_> {
             query_bytes: input.len(),
             wrote: false,
         };
+        let began = ctx.clock;
         let mut keys_from = first
             .checked_sub(1)
             .map_or(0, |before| requests[before].keys_end);
@@ -238,6 +239,7 @@ impl Round<'_> {
                 break;
             }
         }
+        stats.totals.command_ticks.add(ctx.clock.since(began));
         *self.wrote |= ctx.wrote;
         dispatch::publish(&ctx);
         let count = (done - first) as u64;

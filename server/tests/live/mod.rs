@@ -51,6 +51,23 @@ impl Server {
         Client::connect(&self.socket)
     }
 
+    /// Waits until the process ends by itself; whether it ended well.
+    pub(crate) fn wait(&mut self) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.process.try_wait().expect("the process is ours") {
+                return status.success();
+            }
+            assert!(Instant::now() < deadline, "the server does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Number of the process.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// A new connection of the `redis` crate.
     pub(crate) fn redis(&self) -> redis::Connection {
         let address = format!("unix://{}", self.socket.display());
@@ -174,6 +191,28 @@ impl Client {
             bytes.extend_from_slice(b"\r\n");
         }
         self.send_raw(&bytes);
+    }
+
+    /// Sends bytes as they are, as far as the server takes them; whether it took all.
+    pub(crate) fn try_send_raw(&mut self, bytes: &[u8]) -> bool {
+        self.stream.get_mut().write_all(bytes).is_ok()
+    }
+
+    /// Reads until the server closes the connection.
+    pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        // A connection that is reset is closed, too.
+        let _ = self.stream.read_to_end(&mut bytes);
+        bytes
+    }
+
+    /// Whether the server has closed the connection.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        !self.try_send_raw(b"PING\r\n") || self.read_to_end_is_empty()
+    }
+
+    fn read_to_end_is_empty(&mut self) -> bool {
+        self.stream.fill_buf().map_or(true, <[u8]>::is_empty)
     }
 
     /// Sends a command and waits for the reply.
