@@ -86,6 +86,11 @@ impl Reply {
         }
     }
 
+    /// Bytes that the vector has room for.
+    pub(crate) fn capacity(&self) -> usize {
+        self.buf.capacity()
+    }
+
     /// Empties the vector, keeping up to `keep_bytes` of its capacity.
     #[inline]
     pub(crate) fn reset(&mut self, keep_bytes: usize) {

@@ -9,6 +9,7 @@
 
 mod peer;
 mod round;
+mod scratch;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -32,7 +33,8 @@ use crate::observe::stats::WorkerStats;
 use crate::session::Session;
 use crate::signals::{SIGNALS_TOKEN, Signals};
 
-use peer::{End, Peer, Scratch};
+use peer::{End, Peer};
+use scratch::Scratch;
 
 /// Token of the worker's waker.
 pub(crate) const WAKER_TOKEN: u64 = u64::MAX;
@@ -42,6 +44,9 @@ const MAINTENANCE_BUDGET: Duration = Duration::from_micros(500);
 
 /// After a shard was idle, how long its first write waits for maintenance.
 const MAINTENANCE_DELAY: Duration = Duration::from_millis(5);
+
+/// How long the shared buffers keep a size that nothing needs.
+const SHRINK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A worker's own world.
 pub(crate) struct Worker {
@@ -58,6 +63,8 @@ pub(crate) struct Worker {
     maintenance_due: Option<Instant>,
     /// When clients have to be looked over; `None` while no limit depends on time.
     check_due: Option<Instant>,
+    /// When the shared buffers are looked over; `None` while they are small.
+    shrink_due: Option<Instant>,
     /// Clients whose commands wait for the end of a pause.
     postponed: Vec<u64>,
     /// From when on a sample of the statistics is taken, if there is work.
@@ -86,6 +93,7 @@ impl Worker {
             maintenance_due: Some(Instant::now()),
             check_due: None,
             postponed: Vec::new(),
+            shrink_due: None,
             sample_due: Instant::now(),
         }
     }
@@ -132,7 +140,12 @@ impl Worker {
             let left = Duration::from_millis(pause.until_ms.saturating_sub(unix_ms()));
             now + left.min(Duration::from_secs(86_400))
         });
-        let due = [self.maintenance_due, self.check_due, pause_end];
+        let due = [
+            self.maintenance_due,
+            self.check_due,
+            self.shrink_due,
+            pause_end,
+        ];
         let due = due.into_iter().flatten().min()?;
         Some(due.saturating_duration_since(now))
     }
@@ -163,6 +176,13 @@ impl Worker {
             self.check_clients();
         } else if self.check_due.is_none() && busy && self.needs_checks() {
             self.check_due = Some(now + self.check_interval());
+        }
+        if self.shrink_due.is_some_and(|due| due <= now) {
+            self.scratch.shrink();
+            self.shrink_due = None;
+        }
+        if self.shrink_due.is_none() && self.scratch.is_grown() {
+            self.shrink_due = Some(now + SHRINK_INTERVAL);
         }
         if busy && self.index == 0 && self.sample_due <= now {
             self.sample_due = now + SAMPLE_INTERVAL;

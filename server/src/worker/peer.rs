@@ -10,17 +10,12 @@ use crate::config::directive::Id;
 use crate::log::Level;
 use crate::net::connection::{Connection, Partial, ReadOutcome};
 use crate::net::poll::{Interest, Poller};
-use crate::resp::parse::{Parser, Span};
+use crate::resp::parse::Parser;
 use crate::resp::reply::Reply;
 use crate::session::{Fate, Session};
 use crate::worker::round::{Leftover, Round};
+use crate::worker::scratch::{REPLY_KEEP_BYTES, Scratch};
 use crate::worker::stats_of;
-
-/// Bytes read from a socket at once.
-const READ_BYTES: usize = 64 * 1024;
-
-/// Capacity that the reply buffer keeps between batches, in bytes.
-const REPLY_KEEP_BYTES: usize = 256 * 1024;
 
 /// Most bytes that a client without the password may send before it authenticates.
 const UNAUTHENTICATED_QUERY_BYTES: usize = 1 << 20;
@@ -44,39 +39,6 @@ pub(crate) enum End {
 impl From<io::Error> for End {
     fn from(error: io::Error) -> Self {
         Self::Failed(error)
-    }
-}
-
-/// Buffers that all connections of a worker share.
-pub(crate) struct Scratch {
-    input: Vec<u8>,
-    spans: Vec<Span>,
-    reply: Reply,
-    /// Whether a command that writes has run since this was last cleared.
-    pub(crate) wrote: bool,
-    /// Whether a client has something that has to be looked over after a while: a buffer of its own, or too many
-    /// replies waiting.
-    pub(crate) check_wanted: bool,
-}
-
-impl Scratch {
-    /// Empty buffers.
-    pub(crate) fn new() -> Self {
-        Self {
-            input: vec![0; READ_BYTES],
-            spans: Vec::new(),
-            reply: Reply::new(),
-            wrote: false,
-            check_wanted: false,
-        }
-    }
-}
-
-impl Scratch {
-    /// Drops what a client left behind whose connection ended in the middle of a round.
-    pub(crate) fn abandon(&mut self) {
-        self.reply.reset(REPLY_KEEP_BYTES);
-        self.spans.clear();
     }
 }
 
@@ -170,6 +132,7 @@ impl Peer {
                 let outcome = self.connection.read_shared(&mut scratch.input)?;
                 if let ReadOutcome::Bytes(count) = outcome {
                     self.run_shared(count, scratch, services)?;
+                    scratch.has_read(count);
                 }
                 outcome
             }
@@ -290,6 +253,7 @@ impl Peer {
         poller: &Poller,
     ) -> Result<(), End> {
         if !scratch.reply.bytes().is_empty() {
+            scratch.will_send();
             self.send(&mut scratch.reply, services)?;
         }
         scratch.check_wanted |= self.is_over_soft_limit();

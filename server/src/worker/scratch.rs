@@ -1,0 +1,110 @@
+//! Buffers that all connections of a worker share, as large as the traffic needs.
+//!
+//! A bulk load wants long reads and long replies; an idle worker wants no memory. So both buffers start small, grow
+//! when one read fills the input or a batch's replies overflow theirs, and shrink again once nothing has needed the
+//! larger size for a while.
+
+use crate::resp::parse::Span;
+use crate::resp::reply::Reply;
+
+/// Bytes read from a socket at once, as long as that is enough.
+const READ_BYTES_MIN: usize = 16 * 1024;
+
+/// Bytes read from a socket at once by a worker whose clients send much.
+const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// Capacity that the reply buffer keeps while it is used, in bytes.
+pub(crate) const REPLY_KEEP_BYTES: usize = 256 * 1024;
+
+/// Capacity that the reply buffer keeps for good, in bytes.
+const REPLY_KEEP_BYTES_IDLE: usize = 16 * 1024;
+
+/// The shared buffers.
+pub(crate) struct Scratch {
+    pub(crate) input: Vec<u8>,
+    pub(crate) spans: Vec<Span>,
+    pub(crate) reply: Reply,
+    /// Whether a command that writes has run since this was last cleared.
+    pub(crate) wrote: bool,
+    /// Whether a client has something that has to be looked over after a while: a buffer of its own, or too many
+    /// replies waiting.
+    pub(crate) check_wanted: bool,
+    /// The longest read since the buffers were last looked over, in bytes.
+    read_bytes_max: usize,
+    /// The most replies at once since then, in bytes.
+    reply_bytes_max: usize,
+}
+
+impl Scratch {
+    /// Small buffers.
+    pub(crate) fn new() -> Self {
+        Self {
+            input: vec![0; READ_BYTES_MIN],
+            spans: Vec::new(),
+            reply: Reply::new(),
+            wrote: false,
+            check_wanted: false,
+            read_bytes_max: 0,
+            reply_bytes_max: 0,
+        }
+    }
+
+    /// Notes that `count` bytes were read into the input, whose content has been dealt with.
+    pub(crate) fn has_read(&mut self, count: usize) {
+        self.read_bytes_max = self.read_bytes_max.max(count);
+        if count == self.input.len() && count < READ_BYTES_MAX {
+            self.input = vec![0; READ_BYTES_MAX];
+        }
+    }
+
+    /// Notes the replies that are about to be sent.
+    pub(crate) fn will_send(&mut self) {
+        self.reply_bytes_max = self.reply_bytes_max.max(self.reply.len());
+    }
+
+    /// Drops what a client left behind whose connection ended in the middle of a round.
+    pub(crate) fn abandon(&mut self) {
+        self.reply.reset(REPLY_KEEP_BYTES);
+        self.spans.clear();
+    }
+
+    /// Whether a buffer is larger than it is kept for good.
+    pub(crate) fn is_grown(&self) -> bool {
+        self.input.len() > READ_BYTES_MIN || self.reply.capacity() > REPLY_KEEP_BYTES_IDLE
+    }
+
+    /// Shrinks the buffers that were not needed at their size since this was last called.
+    pub(crate) fn shrink(&mut self) {
+        if self.read_bytes_max < READ_BYTES_MIN && self.input.len() > READ_BYTES_MIN {
+            self.input = vec![0; READ_BYTES_MIN];
+        }
+        if self.reply_bytes_max < REPLY_KEEP_BYTES_IDLE && self.reply.len() == 0 {
+            self.reply.reset(REPLY_KEEP_BYTES_IDLE);
+            self.spans = Vec::new();
+        }
+        self.read_bytes_max = 0;
+        self.reply_bytes_max = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_grow_with_the_traffic_and_shrink_after_it() {
+        let mut scratch = Scratch::new();
+        scratch.has_read(100);
+        assert!(!scratch.is_grown());
+        scratch.has_read(READ_BYTES_MIN);
+        assert_eq!(scratch.input.len(), READ_BYTES_MAX);
+        scratch.reply.raw(&[b'x'; 3 * REPLY_KEEP_BYTES_IDLE]);
+        scratch.will_send();
+        scratch.reply.reset(REPLY_KEEP_BYTES);
+        assert!(scratch.is_grown());
+        scratch.shrink();
+        assert!(scratch.is_grown(), "the traffic was just there");
+        scratch.shrink();
+        assert!(!scratch.is_grown());
+    }
+}
