@@ -416,7 +416,8 @@ impl LocalArena {
     unsafe fn free_small(&mut self, object: NonNull<u8>, class: usize) {
         #[cfg(debug_assertions)]
         self.assert_live(object, class);
-        self.live_bytes -= self.table.class(class).size as usize;
+        // An object of the class was allocated, so the hand knows the size.
+        self.live_bytes -= self.hand(class).slot_bytes();
         let reference = self.reference_of(object);
         if self.slab_entry_of(reference) & SPARSE != 0 || !self.hand(class).push(reference) {
             self.postpone(class, reference);
