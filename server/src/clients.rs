@@ -205,8 +205,8 @@ impl Client {
 /// What one worker asks of another.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Serve this socket.
-    Connection(OwnedFd, Endpoints),
+    /// Serve this socket as the client of this number.
+    Connection(u64, OwnedFd, Endpoints),
     /// Close this client's connection.
     Kill(u64),
     /// Show this line to all clients that watch commands.
@@ -323,25 +323,26 @@ impl Clients {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Counts a connection that `worker` is about to serve, unless `max` are connected already.
-    pub(crate) fn admit(&self, worker: usize, max: usize) -> bool {
+    /// Counts a connection that `worker` is about to serve, and gives it a number; `None` if `max` are connected
+    /// already.
+    pub(crate) fn admit(&self, worker: usize, max: usize) -> Option<u64> {
         if self.count.fetch_add(1, Ordering::Relaxed) >= max {
             self.count.fetch_sub(1, Ordering::Relaxed);
-            return false;
+            return None;
         }
         self.desks[worker].count.fetch_add(1, Ordering::Relaxed);
-        true
+        Some(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Registers an admitted client of `worker`.
     pub(crate) fn register(
         &self,
+        id: u64,
         worker: usize,
         fd: i32,
         endpoints: Endpoints,
         now_ms: u64,
     ) -> Arc<Client> {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let client = Arc::new(Client::new(id, worker, fd, endpoints, now_ms));
         self.desks[worker]
             .clients

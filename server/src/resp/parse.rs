@@ -436,6 +436,7 @@ fn hex_digit(byte: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const LIMITS: Limits = Limits {
         bulk_max_bytes: 512 << 20,
@@ -580,6 +581,93 @@ mod tests {
             .advance(&mut buf, &mut spans, &LIMITS)
             .unwrap();
         assert_eq!(progress, Progress::Incomplete { missing: 9 });
+    }
+
+    /// Feeds `input` in pieces of these lengths, over and over, and returns what came of it.
+    fn parse_in_pieces(
+        input: &[u8],
+        lengths: &[usize],
+    ) -> Result<Vec<Vec<Vec<u8>>>, ProtocolError> {
+        let (mut parser, mut spans, mut buf) = (Parser::default(), Vec::new(), Vec::new());
+        let mut commands = Vec::new();
+        let mut rest = input;
+        for length in lengths.iter().cycle() {
+            let (piece, left) = rest.split_at((*length).min(rest.len()));
+            buf.extend_from_slice(piece);
+            rest = left;
+            loop {
+                match parser.advance(&mut buf, &mut spans, &LIMITS)? {
+                    Progress::Command => {
+                        commands.push(spans.iter().map(|s| s.of(&buf).to_vec()).collect());
+                        spans.clear();
+                    }
+                    Progress::Nothing => {}
+                    Progress::Incomplete { missing } => {
+                        assert!(missing > 0);
+                        break;
+                    }
+                }
+            }
+            if rest.is_empty() {
+                break;
+            }
+        }
+        Ok(commands)
+    }
+
+    /// Bytes that are more like requests than random ones are.
+    fn request_like() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            Just(b"*2\r\n".to_vec()),
+            Just(b"$3\r\nGET\r\n".to_vec()),
+            Just(b"$1\r\nk\r\n".to_vec()),
+            Just(b"$-1\r\n".to_vec()),
+            Just(b"*0\r\n".to_vec()),
+            Just(b"\r\n".to_vec()),
+            Just(b"set \"a b\" 'c'\r\n".to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..6),
+        ];
+        proptest::collection::vec(piece, 0..20).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(
+            commands in proptest::collection::vec(
+                proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..8), 0..8),
+            lengths in proptest::collection::vec(1..50usize, 1..8),
+        ) {
+            let mut input = Vec::new();
+            for command in &commands {
+                input.extend(format!("*{}\r\n", command.len()).into_bytes());
+                for argument in command {
+                    input.extend(format!("${}\r\n", argument.len()).into_bytes());
+                    input.extend_from_slice(argument);
+                    input.extend_from_slice(b"\r\n");
+                }
+            }
+            prop_assert_eq!(parse_in_pieces(&input, &lengths), Ok(commands));
+        }
+
+        #[test]
+        fn pieces_do_not_matter_whatever_comes(
+            input in request_like(),
+            lengths in proptest::collection::vec(1..20usize, 1..6),
+        ) {
+            let whole = parse_in_pieces(&input, &[input.len().max(1)]);
+            prop_assert_eq!(parse_in_pieces(&input, &lengths), whole);
+        }
+
+        #[test]
+        fn quoted_words_are_read_back(words in proptest::collection::vec(
+            proptest::collection::vec(any::<u8>(), 0..10), 0..6)) {
+            let line = words.iter().map(|word| {
+                let escaped: String = word.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+                format!("\"{escaped}\"")
+            });
+            let line = line.collect::<Vec<_>>().join(" ");
+            prop_assert_eq!(split_words(line.as_bytes()), Some(words));
+        }
     }
 
     #[test]

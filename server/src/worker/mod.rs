@@ -203,7 +203,7 @@ impl Worker {
     fn receive(&mut self) {
         for message in self.services.clients.mailbox(self.index).take() {
             match message {
-                Message::Connection(socket, endpoints) => self.adopt(socket, endpoints),
+                Message::Connection(id, socket, endpoints) => self.adopt(id, socket, endpoints),
                 Message::Kill(id) => {
                     let place = self.peers.iter().position(|peer| {
                         peer.as_ref()
@@ -256,27 +256,23 @@ impl Worker {
             };
             stats.connections.add(1);
             let target = services.clients.idlest_worker();
-            if !services
-                .clients
-                .admit(target, services.config.size(Id::MaxClients))
-            {
+            let max = services.config.size(Id::MaxClients);
+            let Some(id) = services.clients.admit(target, max) else {
                 stats.rejected_connections.add(1);
                 refuse(&socket, b"-ERR max number of clients reached\r\n");
                 continue;
-            }
+            };
             if target == self.index {
-                self.adopt(socket, endpoints);
+                self.adopt(id, socket, endpoints);
             } else {
-                services
-                    .clients
-                    .mailbox(target)
-                    .send(Message::Connection(socket, endpoints));
+                let message = Message::Connection(id, socket, endpoints);
+                services.clients.mailbox(target).send(message);
             }
         }
     }
 
     /// Takes a connection over that was admitted for this worker.
-    fn adopt(&mut self, socket: OwnedFd, endpoints: Endpoints) {
+    fn adopt(&mut self, id: u64, socket: OwnedFd, endpoints: Endpoints) {
         let services = &self.services;
         let needs_password = services.needs_password();
         let is_open =
@@ -295,7 +291,7 @@ impl Worker {
         let client =
             services
                 .clients
-                .register(self.index, socket.as_raw_fd(), endpoints, unix_ms());
+                .register(id, self.index, socket.as_raw_fd(), endpoints, unix_ms());
         if !is_open || self.poller.add(&socket, token, Interest::READ).is_err() {
             if !is_open {
                 services

@@ -21,14 +21,24 @@ impl Server {
         Self::start_with(&[])
     }
 
+    /// The same with a configuration file.
+    pub(crate) fn start_with_file(file: &str) -> Self {
+        Self::launch(&[file], &[])
+    }
+
     /// The same with further command line words.
     pub(crate) fn start_with(options: &[&str]) -> Self {
+        Self::launch(&[], options)
+    }
+
+    fn launch(first: &[&str], options: &[&str]) -> Self {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("slabkv-test-{}-{number}.sock", std::process::id());
         let socket = std::env::temp_dir().join(name);
         let _ = std::fs::remove_file(&socket);
         let process = Command::new(env!("CARGO_BIN_EXE_slabkv-server"))
+            .args(first)
             .args(["--port", "0", "--unixsocket"])
             .arg(&socket)
             .args(options)
