@@ -20,6 +20,8 @@ const TEXT_MAX: usize = 5 * 1024 - 1;
 const EXPONENT_TOP: i64 = 16_384;
 /// The weight of the lowest significand bit is never under `2^EXPONENT_BOTTOM`.
 const EXPONENT_BOTTOM: i64 = -16_445;
+/// Decimal digits that fit into a word of 64 bits.
+const WORD_DIGITS: u32 = 19;
 /// Digits printed behind the point.
 const DECIMALS: usize = 17;
 
@@ -363,9 +365,16 @@ fn parse_decimal(negative: bool, text: &[u8]) -> Option<Extended> {
         }
     }
     let mut value = Natural::from(0);
+    let (mut group, mut group_len) = (0, 0);
     for digit in digits {
-        value.multiply_add(10, u64::from(digit));
+        group = group * 10 + u64::from(digit);
+        group_len += 1;
+        if group_len == WORD_DIGITS {
+            value.multiply_add(10u64.pow(WORD_DIGITS), group);
+            (group, group_len) = (0, 0);
+        }
     }
+    value.multiply_add(10u64.pow(group_len), group);
     nonzero_or_exact(scale(negative, value, power), false)
 }
 
@@ -394,8 +403,11 @@ fn scale_by_words(negative: bool, value: u64, power: i64) -> Option<Extended> {
 /// `±value * 10^power`, for a value that is not zero.
 fn scale(negative: bool, mut value: Natural, power: i64) -> Extended {
     let multiply = |number: &mut Natural| {
-        for _ in 0..power.unsigned_abs() {
-            number.multiply_add(10, 0);
+        let mut left = power.unsigned_abs();
+        while left > 0 {
+            let step = left.min(u64::from(WORD_DIGITS));
+            number.multiply_add(10u64.pow(step as u32), 0);
+            left -= step;
         }
     };
     let (bits, exponent, sticky) = if power < 0 {
@@ -480,12 +492,11 @@ impl Natural {
     }
 
     fn write_decimal(mut self, out: &mut Vec<u8>) {
-        const GROUP: usize = 19;
         let start = out.len();
         loop {
-            let mut group = self.divide_by_word(10u64.pow(GROUP as u32));
+            let mut group = self.divide_by_word(10u64.pow(WORD_DIGITS));
             let last = self.words.is_empty();
-            for _ in 0..GROUP {
+            for _ in 0..WORD_DIGITS {
                 out.push(b'0' + (group % 10) as u8);
                 group /= 10;
                 if last && group == 0 {
