@@ -64,7 +64,6 @@ mod sync;
 mod bin;
 mod bit_sets;
 mod buddy;
-#[allow(dead_code)]
 mod chunk;
 mod decay;
 mod evacuation;
@@ -72,11 +71,9 @@ mod hand;
 mod introspect;
 mod large;
 mod metadata;
-#[allow(dead_code)]
+#[cfg_attr(loom, allow(dead_code))]
 mod os;
-#[allow(dead_code)]
 mod page_heap;
-#[allow(dead_code)]
 mod page_map;
 mod punch;
 mod record_pool;
