@@ -309,6 +309,10 @@ pub(crate) fn configure_keyspace(services: &Services) {
         .active_expiry
         .load(std::sync::atomic::Ordering::Relaxed);
     services.keyspace.configure(&settings);
+    // What was switched on may have work to do, and a sleeping worker does not look.
+    for worker in 0..services.clients.workers() {
+        services.rouse(worker, usize::MAX);
+    }
 }
 
 /// Ends the pause that is in force, if any.

@@ -73,6 +73,11 @@ impl Server {
         }
     }
 
+    /// The Unix socket on which it listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Number of the process.
     pub(crate) fn process_id(&self) -> u32 {
         self.process.id()
