@@ -221,32 +221,29 @@ pub(crate) fn machine_memory_bytes() -> u64 {
     total.saturating_mul(u64::from(info.mem_unit).max(1))
 }
 
-/// Gives back the resident pages of the program's and its libraries' code: most were needed only for the start. What is
-/// needed again comes back page by page from the system's cache of the files.
-pub(crate) fn drop_program_pages() {
+/// The mappings of the program's and its libraries' code, each with its first address and its length in bytes.
+fn code_mappings() -> Vec<(usize, usize)> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    for line in maps.lines() {
+    let mapping = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
-        let (Some(range), Some("r-xp"), Some(path)) = (fields.next(), fields.next(), fields.nth(3))
-        else {
-            continue;
-        };
-        let number = |text: &str| usize::from_str_radix(text, 16).ok();
-        let bounds = range
-            .split_once('-')
-            .map(|(start, end)| (number(start), number(end)));
-        let Some((Some(start), Some(end))) = bounds else {
-            continue;
-        };
-        if path.starts_with('/') {
-            let address = std::ptr::with_exposed_provenance_mut(start);
-            // SAFETY: the mapping is executable and not writable, so its pages equal the file's, and a page that is
-            // touched after this is read from the file again. The second call only says how that is done.
-            unsafe {
-                libc::madvise(address, end - start, libc::MADV_DONTNEED);
-                libc::madvise(address, end - start, libc::MADV_RANDOM);
-            }
-        }
+        let (range, access) = (fields.next()?, fields.next()?);
+        let is_file = fields.nth(3).is_some_and(|path| path.starts_with('/'));
+        let (start, end) = range.split_once('-')?;
+        let start = usize::from_str_radix(start, 16).ok()?;
+        let end = usize::from_str_radix(end, 16).ok()?;
+        (is_file && access == "r-xp").then_some((start, end - start))
+    };
+    maps.lines().filter_map(mapping).collect()
+}
+
+/// Gives back the resident pages of code: most were needed only for the start. What is needed again comes back from the
+/// system's cache of the files.
+pub(crate) fn drop_program_pages() {
+    for (start, len) in code_mappings() {
+        let address = std::ptr::with_exposed_provenance_mut(start);
+        // SAFETY: the mapping is executable and not writable, so its pages equal the file's, and a page that is
+        // touched after this is read from the file again.
+        unsafe { libc::madvise(address, len, libc::MADV_DONTNEED) };
     }
 }
 
