@@ -27,6 +27,10 @@ const VICTIMS: usize = 8;
 /// Bytes moved between two looks at the clock.
 const BATCH_BYTES: usize = 64 << 10;
 
+/// The most free pages that a shard keeps while its arena grows, and the most given back at a time
+/// then, in bytes.
+const DIRTY_BYTES_MAX: usize = 1 << 20;
+
 /// How full a slab may be to be emptied, in percent. At 75 three bytes are moved for each byte
 /// gained, at 90 nine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,15 +76,19 @@ fn after_growth(shard: &mut Shard) {
     let arena = shard.memory().stats();
     if settings.enabled && arena.dirty_bytes > dirty_bytes_max(arena.live_bytes + arena.large_bytes)
     {
-        shard.purge();
+        shard.purge_free(DIRTY_BYTES_MAX);
+        shard.tell_resident();
+    } else {
+        shard
+            .gauges()
+            .set_resident_bytes(arena.resident_bytes as u64);
     }
-    shard.tell_resident();
 }
 
 /// The free pages that a shard keeps while its arena grows, in bytes: a hundredth of what is live,
-/// but no more than can be given back in a fraction of a millisecond.
+/// but no more than can be given back in a fraction of a millisecond at once.
 fn dirty_bytes_max(live_bytes: usize) -> usize {
-    (live_bytes / 100).clamp(128 << 10, 1 << 20)
+    (live_bytes / 100).clamp(128 << 10, DIRTY_BYTES_MAX)
 }
 
 /// What background compaction wants at `now_ms`.

@@ -122,13 +122,13 @@ impl Geometry {
         self.buckets * BUCKET_SLOTS
     }
 
-    fn units(self) -> usize {
+    const fn units(self) -> usize {
         self.buckets + 1
     }
 
     /// Bytes of the segment, header included.
     #[inline]
-    pub(crate) fn bytes(self) -> usize {
+    pub(crate) const fn bytes(self) -> usize {
         self.units() * UNIT_BYTES
     }
 
@@ -143,22 +143,28 @@ impl Geometry {
         ((home << OFFSET_BITS).div_ceil(self.homes)) as u32
     }
 
-    /// Whether [`Geometry::recover`] may be asked.
+    /// Whether [`recover`] may be asked.
     pub(crate) fn recovers(self) -> bool {
         self.homes >= HOMES_MIN_TO_RECOVER
     }
 
     /// The offset of an entry from its home and its tag.
-    pub(crate) fn recover(self, home: usize, tag: u8) -> Recovered {
-        debug_assert!(self.recovers());
-        let first = self.first_offset(home);
-        let offset = first + u32::from(tag.wrapping_sub(first as u8));
-        // A tag of 1 stands for 0 as well, if the offset one lower has this home, too.
-        if tag == 1 && offset > first {
-            Recovered::Either(offset)
-        } else {
-            Recovered::Exactly(offset)
-        }
+    #[cfg(test)]
+    fn recover(self, home: usize, tag: u8) -> Recovered {
+        recover(self.first_offset(home), tag)
+    }
+}
+
+/// The offset of an entry from the first offset of its home and its tag, if the home is one of at
+/// least 32.
+#[inline]
+pub(crate) fn recover(first: u32, tag: u8) -> Recovered {
+    let offset = first + u32::from(tag.wrapping_sub(first as u8));
+    // A tag of 1 stands for 0 as well, if the offset one lower has this home, too.
+    if tag == 1 && offset > first {
+        Recovered::Either(offset)
+    } else {
+        Recovered::Exactly(offset)
     }
 }
 

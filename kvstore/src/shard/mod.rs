@@ -234,6 +234,10 @@ impl Shard {
         &self.settings
     }
 
+    pub(crate) fn gauges(&self) -> &Gauges {
+        &self.gauges
+    }
+
     pub(crate) fn pacing(&mut self) -> &mut Pacing {
         &mut self.pacing
     }

@@ -13,7 +13,7 @@ use crate::geometry::{
 };
 use crate::key::Placer;
 use crate::memory::{Memory, Ref};
-use crate::segment::{self, Edit, View};
+use crate::segment::{self, Edit, Filler, View};
 use crate::table::directory::Cell;
 use crate::table::{AccessClock, Table, Walk, fresh_base, move_base};
 
@@ -100,7 +100,8 @@ impl Table {
         // SAFETY: the directory names live segments; this one is only read until it is released.
         let old = unsafe { segment::view(memory.address(cell.segment)) };
         let boundary = old.header.prefix | 1 << (63 - depth);
-        let slots: Vec<Slot> = old.slots().map(|(_, _, slot)| slot).collect();
+        let mut slots = Vec::with_capacity(usize::from(old.header.len));
+        old.each_slot(|_, slot| slots.push(slot));
         let (mut low, mut high) = (
             Vec::with_capacity(slots.len()),
             Vec::with_capacity(slots.len()),
@@ -214,16 +215,14 @@ impl Table {
         };
         let mut slots = Vec::with_capacity(count);
         for (half, side) in [(&low, 0), (&high, 1u32)] {
-            slots.extend(half.slots().map(|(_, home, slot)| {
-                let below = match home.filter(|_| half.geometry().recovers()) {
-                    Some(home) => match half.geometry().recover(home, slot.tag) {
-                        // An uncertain offset is odd, so halving makes it certain.
-                        Recovered::Exactly(offset) | Recovered::Either(offset) => offset,
-                    },
+            half.each_slot(|recovered, slot| {
+                let below = match recovered {
+                    // An uncertain offset is odd, so halving makes it certain.
+                    Some(Recovered::Exactly(offset) | Recovered::Either(offset)) => offset,
                     None => offset_by_key(memory, placer, slot.reference, depth),
                 };
-                (side << (OFFSET_BITS - 1) | below >> 1, slot)
-            }));
+                slots.push((side << (OFFSET_BITS - 1) | below >> 1, slot));
+            });
         }
         let Ok(merged) = filled(memory, &low, low.header.prefix, depth - 1, &slots) else {
             return false;
@@ -270,31 +269,31 @@ fn resized(
     // SAFETY: the segment is new, and nothing else refers to it.
     let mut new = unsafe { segment::edit(memory.address(object)) };
     copy_header(old, &mut new);
-    let before = old.geometry();
-    if !before.recovers() {
-        old.slots()
-            .for_each(|(_, _, slot)| memory.prefetch(slot.reference));
-    } else {
+    if old.geometry().recovers() {
         old.stash()
             .for_each(|(_, slot)| memory.prefetch(slot.reference));
+    } else {
+        old.each_slot(|_, slot| memory.prefetch(slot.reference));
     }
-    for (_, home, slot) in old.slots() {
-        let known = home.filter(|_| before.recovers()).and_then(|home| {
-            match before.recover(home, slot.tag) {
-                Recovered::Exactly(offset) => Some(offset),
-                Recovered::Either(offset) => {
-                    (geometry.home(offset) == geometry.home(offset - 1)).then_some(offset)
-                }
+    let (mut filler, mut fits) = (Filler::new(new), true);
+    old.each_slot(|recovered, slot| {
+        let offset = match recovered {
+            Some(Recovered::Exactly(offset)) => offset,
+            Some(Recovered::Either(offset))
+                if geometry.home(offset) == geometry.home(offset - 1) =>
+            {
+                offset
             }
-        });
-        let offset = known.unwrap_or_else(|| offset_by_key(memory, placer, slot.reference, depth));
-        if !new.insert(offset, slot) {
-            // SAFETY: the segment is new, and nothing refers to it.
-            unsafe { segment::release(memory, object) };
-            return Ok(None);
-        }
+            _ => offset_by_key(memory, placer, slot.reference, depth),
+        };
+        fits = fits && filler.insert(offset, slot);
+    });
+    if fits {
+        return Ok(Some(object));
     }
-    Ok(Some(object))
+    // SAFETY: the segment is new, and nothing refers to it.
+    unsafe { segment::release(memory, object) };
+    Ok(None)
 }
 
 /// A new segment with these offsets and slots, as small as they allow, made from `old`.
@@ -311,8 +310,9 @@ fn filled(
         // SAFETY: the segment is new, and nothing else refers to it.
         let mut new = unsafe { segment::edit(memory.address(object)) };
         copy_header(old, &mut new);
+        let mut filler = Filler::new(new);
         let fits = slots.iter().all(|(offset, slot)| {
-            new.insert(
+            filler.insert(
                 *offset,
                 Slot {
                     tag: tag(*offset),
