@@ -60,10 +60,24 @@ static ORIGIN: OnceLock<Origin> = OnceLock::new();
 
 /// Notes where the counters stand. Called first thing by `main`; any conversion calls it if nobody did.
 pub(crate) fn start() {
-    ORIGIN.get_or_init(|| Origin {
-        ticks: Ticks::now(),
-        instant: Instant::now(),
+    ORIGIN.get_or_init(|| {
+        let (ticks, instant) = both();
+        Origin { ticks, instant }
     });
+}
+
+/// Both counters at one moment: of several readings the one that was interrupted least.
+fn both() -> (Ticks, Instant) {
+    let mut best = (u64::MAX, Ticks::now(), Instant::now());
+    for _ in 0..8 {
+        let ticks = Ticks::now();
+        let instant = Instant::now();
+        let gap = Ticks::now().since(ticks);
+        if gap < best.0 {
+            best = (gap, ticks, instant);
+        }
+    }
+    (best.1, best.2)
 }
 
 /// Time since [`start`].
@@ -106,9 +120,10 @@ pub(crate) fn ns_per_tick() -> f64 {
     };
     // Within the first milliseconds the comparison would be too coarse: wait for it.
     loop {
-        let ns = origin.instant.elapsed().as_nanos();
-        let ticks = Ticks::now().since(origin.ticks);
-        if ns >= 1_000_000 && ticks > 0 {
+        let (now, instant) = both();
+        let ns = instant.saturating_duration_since(origin.instant).as_nanos();
+        let ticks = now.since(origin.ticks);
+        if ns >= 5_000_000 && ticks > 0 {
             return ns as f64 / ticks as f64;
         }
         std::thread::sleep(Duration::from_micros(100));
