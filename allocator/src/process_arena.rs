@@ -182,7 +182,10 @@ impl ProcessArena {
             let bin = &mut slabs.bin;
             while count < room.len() {
                 let Some(address) = bin.take() else { break };
-                room[count] = pages.pointer(address);
+                let slot = pages.pointer(address);
+                // Whoever allocates it will write there.
+                prefetch_to_write(slot);
+                room[count] = slot;
                 count += 1;
             }
             if count == room.len() {
