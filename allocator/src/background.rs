@@ -9,10 +9,10 @@
 //! ```text
 //!               notify              nothing left to do
 //!  UNSTARTED ------------> AWAKE -----------------------> ASLEEP
-//!                          ^   ^                            |
-//!                          +---+ something left             |
-//!                          ^          notify                |
-//!                          +--------------------------------+
+//!      |                     ^                               |
+//!      | the system refuses  |            notify             |
+//!      v                     +-------------------------------+
+//!   REFUSED
 //! ```
 
 use crate::sync::atomic::AtomicU32;
@@ -55,35 +55,33 @@ impl Background {
         }
     }
 
-    /// Says that there is something to do, after it can be seen. Costs one load
-    /// while the thread is awake. Must be called without any of the heap's locks.
+    /// Says that there is something to do, after it can be seen, and starts the
+    /// thread for it if `may_start`. Costs one load while the thread is awake. Must
+    /// be called without any of the heap's locks. False where there is no thread
+    /// because the system has refused it.
     #[inline]
-    pub(crate) fn notify(&'static self) {
+    pub(crate) fn notify(&'static self, may_start: bool) -> bool {
         // No fence orders this load after the caller's stores: the thread looks
         // once more a while after it has said that it is asleep.
-        if self.state.load(Relaxed) & 1 == 0 {
-            self.wake();
-        }
+        self.state.load(Relaxed) == AWAKE || self.wake(may_start)
     }
 
     #[cold]
-    fn wake(&'static self) {
+    fn wake(&'static self, may_start: bool) -> bool {
         if self
             .state
             .compare_exchange(ASLEEP, AWAKE, SeqCst, Relaxed)
             .is_ok()
         {
             futex_wake(&self.state);
-        } else if self
-            .state
-            .compare_exchange(UNSTARTED, AWAKE, SeqCst, Relaxed)
-            .is_ok()
-        {
+        } else if may_start
             // While the thread is being made, others see it as awake.
-            if !self.start() {
-                self.state.store(REFUSED, Relaxed);
-            }
+            && self.state.compare_exchange(UNSTARTED, AWAKE, SeqCst, Relaxed).is_ok()
+            && !self.start()
+        {
+            self.state.store(REFUSED, Relaxed);
         }
+        self.state.load(Relaxed) != REFUSED
     }
 
     /// Forgets the thread, in the child of a fork, which does not have it.
@@ -122,6 +120,8 @@ impl Background {
     }
 
     fn run(&self) -> ! {
+        // SAFETY: The name is a C string of less than 16 bytes.
+        unsafe { libc::prctl(libc::PR_SET_NAME, c"slabkv-purge".as_ptr()) };
         loop {
             if let Some(pause_ms) = (self.work.tick)() {
                 futex_wait(&self.state, AWAKE, Some(pause_ms * 1_000_000));
@@ -144,4 +144,65 @@ impl Background {
 extern "C" fn run(background: *mut c_void) -> *mut c_void {
     // SAFETY: `start` passes a reference that lives as long as the process.
     unsafe { &*background.cast::<Background>() }.run()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    static TICKS: AtomicU32 = AtomicU32::new(0);
+    /// Ticks for which there is something to do.
+    static LEFT: AtomicU32 = AtomicU32::new(0);
+
+    static BACKGROUND: Background = Background::new(Work {
+        tick: || {
+            TICKS.fetch_add(1, SeqCst);
+            let left = LEFT.load(SeqCst);
+            LEFT.store(left.saturating_sub(1), SeqCst);
+            (left > 1).then_some(1)
+        },
+        has_work: || LEFT.load(SeqCst) > 0,
+    });
+
+    fn wait_until(what: &str, condition: impl Fn() -> bool) {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn the_thread_works_until_nothing_is_left_and_is_woken_again() {
+        assert!(BACKGROUND.notify(false));
+        assert_eq!(BACKGROUND.state.load(SeqCst), UNSTARTED);
+        for round in 1..=3 {
+            LEFT.store(5, SeqCst);
+            let before = TICKS.load(SeqCst);
+            assert!(BACKGROUND.notify(round == 1));
+            wait_until("it works", || LEFT.load(SeqCst) == 0);
+            wait_until("it falls asleep", || {
+                BACKGROUND.state.load(SeqCst) == ASLEEP
+            });
+            assert!(TICKS.load(SeqCst) >= before + 5);
+        }
+        // Work that nobody has told of is seen by the last look, or never.
+        let ticks = TICKS.load(SeqCst);
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(TICKS.load(SeqCst), ticks, "it sleeps");
+    }
+
+    #[test]
+    fn a_refusal_is_told_each_time() {
+        static REFUSER: Background = Background::new(Work {
+            tick: || None,
+            has_work: || false,
+        });
+        REFUSER.state.store(REFUSED, SeqCst);
+        assert!(!REFUSER.notify(true));
+        assert!(!REFUSER.notify(false));
+        REFUSER.forget();
+        assert!(REFUSER.notify(false));
+    }
 }

@@ -12,8 +12,8 @@ use crate::page_heap::PageHeapOptions;
 use crate::process_arena::{ArenaTable, CLASSES, ProcessArena};
 use crate::shared_pages::SharedPages;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::atomic::{AtomicBool, AtomicU32};
-use crate::sync::{Errno, Lock, Rank};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use crate::sync::{Errno, Lock, Rank, futex_wait};
 use crate::thread::{self, ARENAS_MAX, ExitKey, Registry, Thread};
 use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 use core::cell::UnsafeCell;
@@ -28,15 +28,23 @@ const REGION_BYTES_MIN: usize = 16 << 20;
 /// Milliseconds within which free pages go back to the system.
 const DECAY_MS: u32 = 1000;
 
-/// Dirty pages from which on the purge thread is woken.
+/// Dirty pages from which on the purge thread is woken, and those from which on it
+/// is started: a program that never frees as much stays without it.
 const DIRTY_PAGES_WAKE: u32 = (256 << 10) / PAGE_BYTES as u32;
+const DIRTY_PAGES_START: u32 = (1 << 20) / PAGE_BYTES as u32;
 
-/// Pages that the purge thread gives back under one hold of the page lock.
+/// Pages that are given back under one hold of the page lock, and the nanoseconds
+/// from then to the next, in which others get it.
 const PURGE_PAGES_MAX: u32 = (2 << 20) / PAGE_BYTES as u32;
+const PURGE_PAUSE_NS: u64 = 50_000;
 
 /// Bounds of the purge thread's pause while it has something to do.
 const PAUSE_MS_MIN: u64 = 10;
 const PAUSE_MS_MAX: u64 = 1000;
+
+/// The least number of milliseconds after which a class that was not used counts as
+/// idle.
+const IDLE_MS: u64 = 100;
 
 /// The heap.
 pub(crate) struct Process {
@@ -64,9 +72,15 @@ static PLACE: Place = Place {
 
 static BACKGROUND: Background = Background::new(Work { tick, has_work });
 
-/// Counts the purge thread's ticks, to which every thread answers with one of its
-/// cache in its next slow path.
+/// Counts periods of at least [`IDLE_MS`], of which every thread tells its cache in
+/// its next slow path.
 static EPOCH: AtomicU32 = AtomicU32::new(0);
+
+/// When the current period began, on the clock of [`os::now_ms`].
+static PERIOD_START_MS: AtomicU64 = AtomicU64::new(0);
+
+/// Whether slots were handed out in the last period.
+static WAS_BUSY: AtomicBool = AtomicBool::new(false);
 
 impl Process {
     /// The heap, if it has been made.
@@ -234,7 +248,7 @@ impl Process {
             thread.cache.flushed(class, slots.len());
             thread.cache.set_sparse(class, released.sparse);
             if released.mailed {
-                BACKGROUND.notify();
+                self.notify(true);
             }
         }
     }
@@ -279,8 +293,26 @@ impl Process {
     /// Wakes the purge thread if there is something for it.
     #[inline]
     pub(crate) fn notify_if_dirty(&self) {
-        if self.pages.dirty() >= DIRTY_PAGES_WAKE {
-            BACKGROUND.notify();
+        let dirty = self.pages.dirty();
+        if dirty >= DIRTY_PAGES_WAKE {
+            self.notify(dirty >= DIRTY_PAGES_START);
+        }
+    }
+
+    /// Wakes the purge thread, and starts it if that is allowed. Where the system
+    /// has refused it, does its work here now and then.
+    #[inline]
+    fn notify(&self, may_start: bool) {
+        if !BACKGROUND.notify(may_start) {
+            self.tick_without_thread();
+        }
+    }
+
+    #[cold]
+    fn tick_without_thread(&self) {
+        let now_ms = os::now_ms();
+        if now_ms.saturating_sub(PERIOD_START_MS.load(Relaxed)) >= IDLE_MS {
+            tick();
         }
     }
 
@@ -318,45 +350,61 @@ impl Process {
     pub(crate) fn set_decay_ms(&self, decay_ms: u32) {
         self.pages
             .with(|pages| pages.source.pages.set_decay_ms(decay_ms));
-        BACKGROUND.notify();
+        self.notify_if_dirty();
     }
 }
 
 /// Arenas for so many threads as can run at the same time, and as many again for
 /// those that wait while they hold a lock or a lot of memory.
 fn arenas_max() -> u16 {
-    // SAFETY: The call only reads.
-    let processors = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
-    (processors.max(1) as usize * 4).min(ARENAS_MAX) as u16
+    // SAFETY: The set is valid as zeros and as the call leaves it. Where there are
+    // more processors than it has room for, the call fails.
+    let processors = unsafe {
+        let mut set = core::mem::zeroed::<libc::cpu_set_t>();
+        match libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) {
+            0 => libc::CPU_COUNT(&set).max(1) as usize,
+            _ => ARENAS_MAX,
+        }
+    };
+    (processors * 4).min(ARENAS_MAX) as u16
 }
 
 /// What the purge thread does when it is awake.
 fn tick() -> Option<u64> {
     let process = Process::get()?;
-    EPOCH.fetch_add(1, Relaxed);
-    let mut busy = false;
-    for arena in process.arenas.iter() {
-        busy |= arena.settle(&process.pages);
-    }
     let now_ms = os::now_ms();
+    if now_ms.saturating_sub(PERIOD_START_MS.load(Relaxed)) >= IDLE_MS {
+        PERIOD_START_MS.store(now_ms, Relaxed);
+        EPOCH.fetch_add(1, Relaxed);
+        let mut busy = false;
+        for arena in process.arenas.iter() {
+            busy |= arena.settle(&process.pages);
+        }
+        WAS_BUSY.store(busy, Relaxed);
+    }
     let next_ms = loop {
-        // In slices, so that nobody waits long for the page lock.
         let (purged, next_ms) = process
             .pages
             .with(|pages| pages.source.pages.purge_due(now_ms, PURGE_PAGES_MAX));
         if purged < PURGE_PAGES_MAX {
             break next_ms;
         }
+        pause_ns(PURGE_PAUSE_NS);
     };
     process.pages.with(|pages| pages.source.records.purge());
     match next_ms {
-        Some(next_ms) => Some(
-            next_ms
-                .saturating_sub(os::now_ms())
-                .clamp(PAUSE_MS_MIN, PAUSE_MS_MAX),
-        ),
-        None => busy.then_some(PAUSE_MS_MAX),
+        Some(next_ms) => {
+            let until = next_ms.saturating_sub(os::now_ms());
+            Some(until.clamp(PAUSE_MS_MIN, PAUSE_MS_MAX))
+        }
+        // One more period shows whether the heap is idle, and what it then keeps.
+        None => WAS_BUSY.load(Relaxed).then_some(PAUSE_MS_MAX),
     }
+}
+
+fn pause_ns(nanoseconds: u64) {
+    static NEVER_WOKEN: AtomicU32 = AtomicU32::new(0);
+    futex_wait(&NEVER_WOKEN, 0, Some(nanoseconds));
 }
 
 /// Whether the purge thread is needed.
@@ -395,6 +443,8 @@ extern "C" fn fork_parent() {
     unsafe { open_after_fork() };
 }
 
+/// Slots that other threads were about to send to their owners stay away for good
+/// in the child, as do those in these threads' caches.
 extern "C" fn fork_child() {
     // SAFETY: `fork_prepare` took the locks on the thread that this is a copy of.
     unsafe { open_after_fork() };

@@ -448,10 +448,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn open_cache() -> Box<ThreadCache> {
-        let cache = Box::new(ThreadCache::closed());
-        cache.open();
-        cache
+    /// An open cache, where it stays: it holds pointers into itself.
+    macro_rules! open_cache {
+        ($cache:ident) => {
+            let $cache = &ThreadCache::closed();
+            $cache.open();
+        };
     }
 
     /// A slot that is only a number.
@@ -478,10 +480,10 @@ mod tests {
 
     #[test]
     fn a_closed_cache_refuses_everything() {
-        let cache = ThreadCache::closed();
+        let cache = &ThreadCache::closed();
         for class in 0..CLASSES {
-            assert!(pop(&cache, class).is_null());
-            assert!(!push(&cache, class, 1));
+            assert!(pop(cache, class).is_null());
+            assert!(!push(cache, class, 1));
             assert!(!cache.turn(class));
             assert!(!cache.turn_to_flush(class));
             assert_eq!(cache.len(class), 0);
@@ -490,7 +492,7 @@ mod tests {
 
     #[test]
     fn the_budget_holds_though_every_class_is_used() {
-        let cache = open_cache();
+        open_cache!(cache);
         for _ in 0..10 {
             for class in 0..CLASSES {
                 cache.grow(class);
@@ -505,26 +507,26 @@ mod tests {
 
     #[test]
     fn freed_slots_come_back_after_the_turn() {
-        let cache = open_cache();
+        open_cache!(cache);
         let class = GENERAL.class_of(1024);
-        assert!(!push(&cache, class, 0) && cache.grow(class));
-        assert!(push(&cache, class, 1) && push(&cache, class, 2));
-        assert!(pop(&cache, class).is_null());
+        assert!(!push(cache, class, 0) && cache.grow(class));
+        assert!(push(cache, class, 1) && push(cache, class, 2));
+        assert!(pop(cache, class).is_null());
         assert!(cache.turn(class));
-        assert_eq!(pop(&cache, class), slot(2));
-        assert!(push(&cache, class, 3));
-        assert_eq!(pop(&cache, class), slot(1));
-        assert!(pop(&cache, class).is_null());
+        assert_eq!(pop(cache, class), slot(2));
+        assert!(push(cache, class, 3));
+        assert_eq!(pop(cache, class), slot(1));
+        assert!(pop(cache, class).is_null());
         assert_eq!(cache.freed(class, 9), [slot(3)]);
         assert!(!cache.turn(class), "one slot is not worth it");
     }
 
     #[test]
     fn a_sparse_class_does_not_turn() {
-        let cache = open_cache();
+        open_cache!(cache);
         let class = GENERAL.class_of(1024);
         cache.grow(class);
-        assert!(push(&cache, class, 1) && push(&cache, class, 2));
+        assert!(push(cache, class, 1) && push(cache, class, 2));
         cache.set_sparse(class, true);
         assert!(!cache.turn(class));
         cache.set_sparse(class, false);
@@ -533,10 +535,10 @@ mod tests {
 
     #[test]
     fn capacity_follows_use_and_sinks_when_idle() {
-        let cache = open_cache();
+        open_cache!(cache);
         let class = GENERAL.class_of(32);
         let mut pushed = 0;
-        while push(&cache, class, pushed) || cache.grow(class) {
+        while push(cache, class, pushed) || cache.grow(class) {
             pushed = cache.freed(class, usize::MAX).len();
         }
         assert_eq!(pushed, capacity_max(class));
@@ -551,13 +553,13 @@ mod tests {
 
     #[test]
     fn a_cache_that_is_opened_again_is_as_new() {
-        let cache = open_cache();
+        open_cache!(cache);
         assert!(cache.grow(5) && cache.grow(5));
         cache.set_sparse(5, true);
         cache.open();
         cache.check();
         assert!(!cache.is_sparse(5));
-        assert!(cache.grow(5) && push(&cache, 5, 0));
+        assert!(cache.grow(5) && push(cache, 5, 0));
     }
 
     #[derive(Clone, Debug)]
@@ -589,18 +591,18 @@ mod tests {
         /// The stacks behave as two plain stacks that change places.
         #[test]
         fn stacks_agree_with_a_model(ops in proptest::collection::vec(op(), 1..400)) {
-            let cache = open_cache();
+            open_cache!(cache);
             let mut unused = vec![Vec::new(); CLASSES];
             let mut freed = vec![Vec::new(); CLASSES];
             let mut next = 0;
             for op in ops {
                 match op {
                     Op::Pop(class) => {
-                        let mut got = pop(&cache, class);
+                        let mut got = pop(cache, class);
                         prop_assert_eq!(got.is_null(), unused[class].is_empty());
                         if got.is_null() && cache.turn(class) {
                             core::mem::swap(&mut unused[class], &mut freed[class]);
-                            got = pop(&cache, class);
+                            got = pop(cache, class);
                         } else if got.is_null() {
                             let room = cache.room_for_fill(class);
                             let count = room.len();
@@ -610,12 +612,12 @@ mod tests {
                                 next += 1;
                             }
                             cache.filled(class, count);
-                            got = pop(&cache, class);
+                            got = pop(cache, class);
                         }
                         prop_assert_eq!(Some(got), unused[class].pop());
                     }
                     Op::Push(class) => {
-                        if push(&cache, class, next) {
+                        if push(cache, class, next) {
                             freed[class].push(slot(next));
                         } else {
                             cache.grow(class);
@@ -629,13 +631,13 @@ mod tests {
                         freed[class].drain(..count);
                     }
                     Op::FlushAll(class) => {
-                        flush_all(&cache, class);
+                        flush_all(cache, class);
                         unused[class].clear();
                         freed[class].clear();
                     }
                     Op::Tick(class) => {
                         if cache.tick(class) {
-                            flush_all(&cache, class);
+                            flush_all(cache, class);
                             unused[class].clear();
                             freed[class].clear();
                         }
