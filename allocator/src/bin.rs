@@ -408,6 +408,34 @@ impl Bin {
         Relocation::NoRoom
     }
 
+    /// Calls a slab by another number, under which its record has been copied.
+    /// A slab that someone has taken off the lists keeps its number.
+    ///
+    /// # Safety
+    /// `old` was a slab of the bin, not [`TAKEN`], and is `new` from now on;
+    /// otherwise as [`Bin::refill`].
+    pub(crate) unsafe fn renumber(&mut self, records: Records, old: SlabId, new: SlabId) {
+        // SAFETY: passed on to the caller.
+        let record = unsafe { records.slab(new) };
+        let record = record.record();
+        let list = record.list as usize;
+        if list < LISTS {
+            // SAFETY: neighbours on a list are live and the caller's.
+            unsafe {
+                if self.lists[list] == old {
+                    self.lists[list] = new;
+                } else {
+                    records.slab(record.prev).record_mut().next = new;
+                }
+                if !record.next.is_none() {
+                    records.slab(record.next).record_mut().prev = new;
+                }
+            }
+        } else if self.current == old {
+            self.current = new;
+        }
+    }
+
     /// # Safety
     /// The slab is on the list that its record names; otherwise as
     /// [`Bin::refill`].

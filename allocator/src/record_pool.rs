@@ -30,6 +30,9 @@ const CLEAN: usize = 0;
 /// Set of the blocks that are empty and still have memory behind them.
 const EMPTY: usize = 1;
 
+/// More units than any record has.
+const UNITS_MAX: usize = 32;
+
 #[repr(C)]
 struct BlockHeader {
     /// A bit for every free record.
@@ -51,6 +54,11 @@ pub(crate) const fn units_for(bytes: usize) -> u32 {
     }
 }
 
+/// Records of so many units in a block.
+fn capacity_of(units: u32) -> u32 {
+    (BLOCK_UNITS - HEADER_UNITS) / units
+}
+
 /// A pool of records, each named by its offset in units.
 #[derive(Debug)]
 pub(crate) struct RecordPool {
@@ -58,6 +66,8 @@ pub(crate) struct RecordPool {
     /// Per record size the blocks that hold some and have room for more.
     blocks: BitSets,
     units_max: u32,
+    /// Records that are free in blocks that hold some, by size.
+    room: [u32; UNITS_MAX],
     /// Blocks below this were used at least once.
     frontier: u32,
     /// Blocks with memory behind them.
@@ -69,6 +79,7 @@ impl RecordPool {
     /// A pool of at most `bytes` bytes of records of up to `units_max` units.
     pub(crate) fn new(bytes: usize, units_max: u32) -> Option<RecordPool> {
         const GROWTH_BYTES: usize = 64 << 10;
+        assert!((units_max as usize) < UNITS_MAX);
         let bytes = bytes
             .next_multiple_of(PAGE_BYTES)
             .min(PAGE_BYTES << (32 - BLOCK_UNITS.ilog2()));
@@ -76,6 +87,7 @@ impl RecordPool {
             area: Area::reserve(bytes, PAGE_BYTES, GROWTH_BYTES)?,
             blocks: BitSets::new(units_max as usize + 1, (bytes / PAGE_BYTES) as u32)?,
             units_max,
+            room: [0; UNITS_MAX],
             frontier: 0,
             resident: 0,
             empty: 0,
@@ -119,6 +131,7 @@ impl RecordPool {
         let index = (word as u32) << 6 | header.free[word].trailing_zeros();
         header.free[word] &= header.free[word] - 1;
         header.taken += 1;
+        self.room[units as usize] -= 1;
         if header.taken == header.capacity {
             self.blocks.remove(units as usize, block);
         }
@@ -144,7 +157,8 @@ impl RecordPool {
             self.resident += 1;
             block
         };
-        let capacity = (BLOCK_UNITS - HEADER_UNITS) / units;
+        let capacity = capacity_of(units);
+        self.room[units as usize] += capacity;
         let bits = (1u128 << capacity) - 1;
         // SAFETY: the block is committed and empty, so nothing else uses it.
         unsafe {
@@ -169,13 +183,36 @@ impl RecordPool {
         debug_assert_eq!(header.free[index as usize >> 6] >> (index & 63) & 1, 0);
         header.free[index as usize >> 6] |= 1 << (index & 63);
         header.taken -= 1;
+        self.room[units as usize] += 1;
         if header.taken == 0 {
+            self.room[units as usize] -= u32::from(header.capacity);
             self.blocks.remove(units as usize, block);
             self.blocks.insert(EMPTY, block);
             self.empty += 1;
         } else if header.taken + 1 == header.capacity {
             self.blocks.insert(units as usize, block);
         }
+    }
+
+    /// A record that should move to where [`RecordPool::allocate`] would put it,
+    /// so that its block empties: one in the highest block with room, if the
+    /// records of the size have room for two blocks more than they need.
+    pub(crate) fn misplaced(&self, units: u32) -> Option<SlabId> {
+        if self.room[units as usize] < 2 * capacity_of(units) {
+            return None;
+        }
+        let block = self.blocks.last_below(units as usize, self.frontier)?;
+        // SAFETY: blocks in use have a header.
+        let header = unsafe { self.header(block).as_ref() };
+        let capacity = u32::from(header.capacity);
+        let is_taken = |index: &u32| header.free[*index as usize >> 6] >> (index & 63) & 1 == 0;
+        let index = (0..capacity).find(is_taken)?;
+        Some(SlabId(block * BLOCK_UNITS + HEADER_UNITS + index * units))
+    }
+
+    /// The sizes that records may have, in units.
+    pub(crate) fn sizes(&self) -> core::ops::RangeInclusive<u32> {
+        RECORD_UNITS_MIN..=self.units_max
     }
 
     /// Gives the memory of all empty blocks back. Returns the bytes.
@@ -213,6 +250,7 @@ impl RecordPool {
     /// Panics unless the books agree.
     pub(crate) fn check(&self) {
         let mut resident = 0;
+        let mut room_found = [0; UNITS_MAX];
         for block in 0..self.frontier {
             let listed: Vec<usize> = (0..=self.units_max as usize)
                 .filter(|set| self.blocks.contains(*set, block))
@@ -229,6 +267,7 @@ impl RecordPool {
             let free = header.free[0].count_ones() + header.free[1].count_ones();
             assert_eq!(free + u32::from(header.taken), u32::from(header.capacity));
             assert!(header.taken > 0, "block {block} is empty and not listed so");
+            room_found[usize::from(header.units)] += free;
             let room = header.taken < header.capacity;
             let expected = if room {
                 vec![usize::from(header.units)]
@@ -237,6 +276,7 @@ impl RecordPool {
             };
             assert_eq!(listed, expected, "block {block}");
         }
+        assert_eq!(self.room, room_found);
         assert_eq!(self.resident, resident);
         assert_eq!(self.empty as usize, self.blocks.iter(EMPTY).count());
     }
@@ -296,6 +336,34 @@ mod tests {
             pool.check();
             prop_assert_eq!(pool.resident_bytes(), 0);
         }
+    }
+
+    #[test]
+    fn moving_misplaced_records_empties_high_blocks() {
+        let mut pool = RecordPool::new(1 << 20, 8).unwrap();
+        let mut records: Vec<SlabId> = (0..1000).map(|_| pool.allocate(4).unwrap()).collect();
+        let mut index = 0;
+        records.retain(|id| {
+            index += 1;
+            let kept = index % 10 == 0;
+            if !kept {
+                pool.free(*id);
+            }
+            kept
+        });
+        let mut moved = 0;
+        while let Some(id) = pool.misplaced(4) {
+            let place = records.iter().position(|other| *other == id).unwrap();
+            let target = pool.allocate(4).unwrap();
+            assert!(target < id);
+            pool.free(id);
+            records[place] = target;
+            moved += 1;
+            pool.check();
+        }
+        pool.purge();
+        assert!(moved <= 100);
+        assert!(pool.resident_bytes() <= 4 * PAGE_BYTES);
     }
 
     #[test]

@@ -332,6 +332,42 @@ impl SlabSource {
         Some(id)
     }
 
+    /// Copies the record of a slab to a lower place, if records are scattered,
+    /// and enters the slab under its new number in the page map. Returns the
+    /// old and the new number: the caller renumbers it in its bin. `None` where
+    /// nothing is to be done or `may_move` refuses.
+    ///
+    /// # Safety
+    /// The caller alone accesses records; there is no extra part.
+    pub(crate) unsafe fn gather_record(
+        &mut self,
+        units: u32,
+        may_move: impl Fn(&SlabRecord) -> bool,
+    ) -> Option<(SlabId, SlabId)> {
+        let old = self.records.misplaced(units)?;
+        // SAFETY: the record is in use, so its slab is live.
+        let slab = unsafe { self.records().slab(old) };
+        if !may_move(slab.record()) {
+            return None;
+        }
+        let new = self.records.allocate(units)?;
+        let bytes = units as usize * ID_BYTES;
+        // SAFETY: both records have that size, and the new one is unused.
+        unsafe {
+            core::ptr::copy_nonoverlapping(
+                self.records().address(old),
+                self.records().address(new),
+                bytes,
+            );
+        }
+        let run = slab.run(self.table.class(slab.record().class as usize));
+        self.pages
+            .map_mut()
+            .set_sparse(run, new, slab.record().sparse);
+        self.records.free(old);
+        Some((old, new))
+    }
+
     /// Takes back a slab that is on no list and whose slots are all free.
     ///
     /// # Safety

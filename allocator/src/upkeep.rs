@@ -1,12 +1,16 @@
 //! What an arena does from time to time: giving memory back.
 
+use crate::bin::TAKEN;
 use crate::local_arena::LocalArena;
 use crate::punch::{self, Search};
+use crate::slab::SlabRecord;
 use crate::stats::Purged;
 use crate::units::PAGE_BYTES;
 
 /// Least time between two searches for dead pages.
 const PUNCH_MS_MIN: u32 = 100;
+/// Records that are moved in the course of one purge; each takes about 100 ns.
+const RECORDS_PER_CALL: u32 = 2048;
 
 /// Whole pages in so many bytes, at least one.
 fn pages_within(bytes: usize) -> u32 {
@@ -46,12 +50,37 @@ impl LocalArena {
         self.retire_all_current();
         let (punched, punch_due_ms) = self.punch_due(now_ms);
         let (purged, purge_due_ms) = self.source.pages.purge_due(now_ms, pages_within(bytes_max));
+        self.gather_records(RECORDS_PER_CALL);
         Purged {
             bytes: (punched + purged) as usize * PAGE_BYTES + self.source.records.purge(),
             next_due_ms: match (purge_due_ms, punch_due_ms) {
                 (Some(purge), Some(punch)) => Some(purge.min(punch)),
                 (purge, punch) => purge.or(punch),
             },
+        }
+    }
+
+    /// Moves up to `records_max` records together where they are scattered over
+    /// many blocks, so that blocks empty. After most of a heap has died, records
+    /// would otherwise weigh as much as before.
+    fn gather_records(&mut self, records_max: u32) {
+        let mut left = records_max;
+        for units in self.source.records.sizes() {
+            while left > 0 {
+                let may_move = |record: &SlabRecord| record.list != TAKEN;
+                // SAFETY: the arena is borrowed exclusively, and with it all
+                // records, which have no extra part.
+                let moved = unsafe { self.source.gather_record(units, may_move) };
+                let Some((old, new)) = moved else {
+                    break;
+                };
+                // SAFETY: the record was copied, and the slab is not taken.
+                unsafe {
+                    let class = self.records.slab(new).record().class as usize;
+                    self.bin(class).renumber(self.records, old, new);
+                }
+                left -= 1;
+            }
         }
     }
 
@@ -107,6 +136,7 @@ impl LocalArena {
             None => 0,
         };
         let purged = self.source.pages.purge(u32::MAX);
+        self.gather_records(u32::MAX);
         (punched + purged) as usize * PAGE_BYTES + self.source.records.purge()
     }
 

@@ -226,6 +226,38 @@ fn sparse_slabs_are_emptied_into_fuller_ones_and_it_ends() {
 }
 
 #[test]
+fn the_records_of_few_slabs_take_few_pages() {
+    let _alone = alone();
+    let mut arena = LocalArena::new(&options(256 << 20)).unwrap();
+    let mut random = Random(9);
+    let mut objects = Objects::default();
+    for _ in 0..300_000 {
+        objects.add(&mut arena, 232);
+    }
+    let full = arena.stats().metadata_bytes;
+    objects.retain(&mut arena, || random.below(10) == 0);
+    objects.compact(&mut arena, &VictimPolicy::default());
+    let scattered = arena.stats().metadata_bytes;
+    let victim = arena.next_victim(&VictimPolicy {
+        live_percent_max: 100,
+    });
+    arena.purge_all();
+    if let Some(victim) = victim {
+        arena.finish(victim);
+    }
+    arena.check();
+    objects.verify();
+    let gathered = arena.stats().metadata_bytes;
+    assert!(gathered < 250 << 10, "{full} {scattered} {gathered}");
+    for _ in 0..100_000 {
+        objects.add(&mut arena, 200 + random.below(50));
+    }
+    arena.check();
+    objects.retain(&mut arena, || false);
+    arena.check();
+}
+
+#[test]
 fn every_move_makes_full_slabs_fuller() {
     let _alone = alone();
     let mut random = Random(3);
