@@ -1,11 +1,11 @@
 //! Eviction: keys go to make room, by the policy that `maxmemory-policy` names.
 //!
-//! As in Redis, the key evicted is the best of a few picked at random. Here a sample is whole
-//! buckets: access bytes stand beside the tags, so ten keys are compared for one cache line and no
-//! entry is read, unless the policy asks for expiries.
+//! As in Redis, the key evicted is the best of a few picked at random and of the best that earlier
+//! picks have left over. A pick is a whole bucket: access bytes stand beside the tags, so some ten
+//! keys are compared for one cache line, and only those worth remembering are read.
 
 use crate::settings::EvictionPolicy;
-use crate::shard::{Candidate, Shard};
+use crate::shard::Shard;
 
 /// Random buckets tried before segments are walked for a key with an expiry.
 const TRIES: usize = 24;
@@ -17,27 +17,17 @@ pub(crate) fn evict_one(shard: &mut Shard, now_ms: u64) -> Option<usize> {
         return None;
     }
     let samples = shard.settings().eviction_samples.clamp(1, 64) as usize;
-    let db = shard.pick_database(policy.only_volatile())?;
-    let mut candidates: Vec<Candidate> = Vec::new();
-    for attempt in 0.. {
-        if candidates.len() >= samples || attempt >= TRIES {
+    let mut found = 0;
+    for _ in 0..TRIES {
+        if found >= samples {
             break;
         }
-        shard.sample(db, now_ms, policy.only_volatile(), &mut candidates);
+        found += shard.sample(now_ms)?;
     }
-    if candidates.is_empty() {
-        shard.sample_in_order(db, now_ms, policy.only_volatile(), &mut candidates);
+    if let Some(bytes) = shard.evict_best(now_ms) {
+        return Some(bytes);
     }
-    let chosen = match policy {
-        EvictionPolicy::AllKeysRandom | EvictionPolicy::VolatileRandom => {
-            let n = shard.random_below(candidates.len());
-            candidates.get(n)
-        }
-        EvictionPolicy::VolatileTtl => candidates
-            .iter()
-            .min_by_key(|candidate| shard.expiry_of(candidate)),
-        _ => candidates.iter().max_by_key(|candidate| candidate.rank()),
-    };
-    let chosen = *chosen?;
-    Some(shard.evict(db, now_ms, &chosen))
+    // All that were remembered were used, changed or removed since, or hardly any key may go.
+    shard.sample_in_order(now_ms)?;
+    shard.evict_best(now_ms)
 }

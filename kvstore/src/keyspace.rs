@@ -5,21 +5,21 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use slab_allocator::{ArenaOptions, ArenaStats, ClassStats, Classes, Prediction};
+use slab_allocator::{ArenaOptions, Classes};
 
 use crate::clock::Stopwatch;
 use crate::compaction::{self, Ceiling, SliceEnd};
-use crate::db::Db;
 use crate::error::{DATABASES_MAX, KeyspaceError};
 use crate::eviction;
 use crate::gauges::{Gauges, NEVER_MS};
 use crate::key::{Hasher, Key, KeyHash, Placer, Position, SHARDS_MAX, ScanCursor, ShardSet};
-use crate::lock::{Held, Locks};
+use crate::lock::Locks;
+use crate::locked::Locked;
 use crate::maintenance::{self, BackgroundTurn};
 use crate::pacing::SLICE_NS_MAX;
 use crate::settings::{MemoryMeasure, Settings};
 use crate::shard::Shard;
-use crate::statistics::{CompactionLedger, Statistics};
+use crate::statistics::CompactionLedger;
 
 /// What cannot be changed once a keyspace is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,10 +198,7 @@ impl Keyspace {
     /// If `set` names a shard that does not exist.
     #[inline]
     pub fn lock(&self, set: ShardSet) -> Locked<'_> {
-        Locked {
-            held: self.shards.lock(set),
-            databases: self.databases,
-        }
+        Locked::new(self.shards.lock(set), self.databases)
     }
 
     /// Waits for the locks of all shards.
@@ -294,35 +291,40 @@ impl Keyspace {
             };
         }
         let measure = self.settings.lock().memory_measure;
-        let is_over = || self.measured_bytes(measure) + other_bytes > limit;
+        let over_bytes = || (self.measured_bytes(measure) + other_bytes).saturating_sub(limit);
         let stopwatch = Stopwatch::with_limit(MAKE_ROOM_LIMIT);
-        let (mut evicted, mut fruitless) = (0, 0);
-        while is_over() {
+        if measure == MemoryMeasure::Resident && self.give_back(&stopwatch, || over_bytes() > 0) {
+            return RoomMade {
+                evicted: 0,
+                within_limit: true,
+            };
+        }
+        // Evicting lowers the bytes in use at once, but resident ones only as slabs come free: so no
+        // more is evicted than is missing now, and the next call compacts.
+        let missing_bytes = over_bytes();
+        let (mut evicted, mut evicted_bytes, mut fruitless) = (0, 0, 0);
+        while evicted_bytes < missing_bytes && over_bytes() > 0 {
             if fruitless >= self.shards() {
                 return RoomMade {
                     evicted,
                     within_limit: false,
                 };
             }
-            let index = self.next_evicted.fetch_add(1, Ordering::Relaxed) % self.shards();
-            let got = self.with_shard(index, |shard| {
-                if measure == MemoryMeasure::Resident {
-                    compaction::slice(shard, Ceiling::Urgent, &stopwatch);
-                    shard.purge();
-                    shard.tell_resident();
-                }
-                let mut got = 0;
-                while got < EVICTED_IN_A_ROW
-                    && is_over()
-                    && eviction::evict_one(shard, now_ms).is_some()
-                {
-                    got += 1;
+            let before = evicted;
+            self.with_shard(self.next_shard(), |shard| {
+                for _ in 0..EVICTED_IN_A_ROW {
+                    if evicted_bytes >= missing_bytes {
+                        break;
+                    }
+                    let Some(bytes) = eviction::evict_one(shard, now_ms) else {
+                        break;
+                    };
+                    evicted += 1;
+                    evicted_bytes += bytes as u64;
                 }
                 shard.tell_used();
-                got as u64
             });
-            evicted += got;
-            fruitless = if got == 0 { fruitless + 1 } else { 0 };
+            fruitless = if evicted == before { fruitless + 1 } else { 0 };
             if evicted > 0 && stopwatch.is_over() {
                 break;
             }
@@ -331,6 +333,32 @@ impl Keyspace {
             evicted,
             within_limit: true,
         }
+    }
+
+    /// The shard whose turn it is.
+    fn next_shard(&self) -> usize {
+        self.next_evicted.fetch_add(1, Ordering::Relaxed) % self.shards()
+    }
+
+    /// Gives free pages back, and makes more by compaction, while that helps; whether it does, or has
+    /// done so far that `is_over` does not hold any more.
+    fn give_back(&self, stopwatch: &Stopwatch, is_over: impl Fn() -> bool) -> bool {
+        for _ in 0..self.shards() {
+            if !is_over() {
+                return true;
+            }
+            let gained = self.with_shard(self.next_shard(), |shard| {
+                let freed_pages = shard.ledger().freed_pages;
+                let end = compaction::slice(shard, Ceiling::Urgent, stopwatch);
+                let purged = shard.purge_free(usize::MAX);
+                shard.tell_resident();
+                end == SliceEnd::TimeOver && shard.ledger().freed_pages > freed_pages || purged > 0
+            });
+            if gained && stopwatch.is_over() {
+                return true;
+            }
+        }
+        !is_over()
     }
 
     /// The work that a shard needs from time to time, for at most `budget` and half a millisecond:
@@ -399,143 +427,5 @@ impl Keyspace {
             })
         };
         self.all_shards().iter().map(purge).sum()
-    }
-}
-
-/// The locks of a set of shards, held until dropped.
-pub struct Locked<'a> {
-    held: Held<'a, Shard>,
-    databases: usize,
-}
-
-impl Locked<'_> {
-    /// The shards that are locked.
-    #[must_use]
-    pub fn shards(&self) -> ShardSet {
-        self.held.set()
-    }
-
-    /// Database `index` at the instant `now_ms` (milliseconds of Unix time).
-    ///
-    /// # Panics
-    /// If there is no database `index`.
-    #[inline]
-    pub fn db(&mut self, index: usize, now_ms: u64) -> Db<'_> {
-        assert!(
-            index < self.databases,
-            "database {index}; there are {}",
-            self.databases
-        );
-        Db {
-            shards: self.held.view(),
-            index,
-            databases: self.databases,
-            now_ms,
-        }
-    }
-
-    /// Removes all keys of all databases from the locked shards (FLUSHALL, with all locked).
-    pub fn clear_all(&mut self) {
-        for db in 0..self.databases {
-            self.db(db, 0).clear();
-        }
-    }
-
-    /// The same; the keys are gone at once, and their memory is given back by and by (FLUSHALL
-    /// ASYNC).
-    pub fn clear_all_in_background(&mut self) {
-        for db in 0..self.databases {
-            self.db(db, 0).clear_in_background();
-        }
-    }
-
-    /// Swaps two databases in the locked shards (SWAPDB, with all locked) at the instant `now_ms`.
-    ///
-    /// # Panics
-    /// If one of them does not exist.
-    pub fn swap_databases(&mut self, first: usize, second: usize, now_ms: u64) {
-        assert!(
-            first.max(second) < self.databases,
-            "databases {first} and {second}; there are {}",
-            self.databases
-        );
-        let mut view = self.held.view();
-        for shard in view.set().iter() {
-            view.get(shard).swap(first, second, now_ms);
-        }
-    }
-
-    /// Figures of the locked shards.
-    pub fn statistics(&mut self) -> Statistics {
-        let mut sum = Statistics::default();
-        let mut view = self.held.view();
-        for shard in view.set().iter() {
-            sum += view.get(shard).statistics();
-        }
-        sum
-    }
-
-    /// What compacting the locked shards would bring and cost. Takes time in proportion to the slabs
-    /// that would be released.
-    pub fn predict_compaction(&mut self) -> Prediction {
-        let mut sum = Prediction::default();
-        let mut view = self.held.view();
-        for shard in view.set().iter() {
-            sum.add(&compaction::predict(view.get(shard)));
-        }
-        sum
-    }
-
-    /// The arena of each locked shard, in ascending order of shards.
-    pub fn arenas(&mut self) -> Vec<ArenaStats> {
-        let mut view = self.held.view();
-        view.set()
-            .iter()
-            .map(|shard| view.get(shard).memory().stats())
-            .collect()
-    }
-
-    /// The size classes in use, summed over the locked shards, by ascending size.
-    pub fn size_classes(&mut self) -> Vec<ClassStats> {
-        let mut sums: Vec<ClassStats> = Vec::new();
-        let mut view = self.held.view();
-        for shard in view.set().iter() {
-            for class in view.get(shard).memory().arena().class_stats() {
-                match sums.binary_search_by_key(&class.slot_bytes, |sum| sum.slot_bytes) {
-                    Err(at) => sums.insert(at, class),
-                    Ok(at) => {
-                        let sum = &mut sums[at];
-                        sum.slabs += class.slabs;
-                        sum.live += class.live;
-                        sum.free += class.free;
-                        for (sum, slabs) in sum.by_occupancy.iter_mut().zip(class.by_occupancy) {
-                            *sum += slabs;
-                        }
-                    }
-                }
-            }
-        }
-        sums
-    }
-
-    /// Sets the [`Counters`](crate::statistics::Counters) and the ledger of the locked shards to 0
-    /// (CONFIG RESETSTAT).
-    pub fn reset_statistics(&mut self) {
-        let mut view = self.held.view();
-        for shard in view.set().iter() {
-            view.get(shard).reset_statistics();
-        }
-    }
-
-    /// Checks everything in the locked shards: tables, segments, entries, sums. Takes time in
-    /// proportion to their size; for tests and fuzzers.
-    ///
-    /// # Panics
-    /// If anything is wrong.
-    pub fn check(&mut self) {
-        let mut view = self.held.view();
-        for shard in view.set().iter() {
-            view.get(shard).check();
-        }
     }
 }

@@ -21,12 +21,17 @@
 //!
 //! A file imports only from rows above its own; `tests/layers.rs` holds the order.
 //!
-//! | row | files |
-//! |---|---|
-//! | words | `clock` `error` `key` `lock` `settings` `statistics` |
-//! | values | `value` `watch` |
-//! | shard | `shard` |
-//! | faces | `db`, then `keyspace` |
+//! | row | files | what lives there |
+//! |---|---|---|
+//! | words | `clock` `key` `settings` `statistics` `error` | time, hashes and the order of keys, knobs, figures |
+//! | rules | `geometry` `access` `header` `pacing` | pure: places in a segment, access bytes, an entry's header, when to compact |
+//! | threads | `lock` `gauges` | several locks at once; figures that are read without them |
+//! | values | `value` `watch` | what a key holds; who is told of its changes |
+//! | memory | `memory` `entry` `bucket` `segment` | the shard's arena, and what lies in it: home of the raw memory |
+//! | table | `table` | from key to entry |
+//! | shard | `shard` | tables, entries and memory behind one lock |
+//! | upkeep | `compaction` `expiry` `eviction`, then `maintenance` | what keeps a shard small |
+//! | faces | `db`, `locked`, `keyspace` | what a server uses |
 
 mod access;
 mod bucket;
@@ -43,6 +48,7 @@ mod header;
 mod key;
 mod keyspace;
 mod lock;
+mod locked;
 mod maintenance;
 mod memory;
 #[cfg(any(test, fuzzing))]
@@ -60,7 +66,8 @@ mod watch;
 pub use db::Db;
 pub use error::{DATABASES_MAX, KeyspaceError, OutOfMemory, UpdateError};
 pub use key::{Key, KeyHash, SHARDS_MAX, STRING_BYTES_MAX, ScanCursor, ShardSet};
-pub use keyspace::{Keyspace, KeyspaceOptions, Locked, NextDue, RoomMade};
+pub use keyspace::{Keyspace, KeyspaceOptions, NextDue, RoomMade};
+pub use locked::Locked;
 pub use settings::{CompactionSettings, EvictionPolicy, MemoryMeasure, Settings};
 pub use shard::{NewExpiry, Touch, Usage};
 pub use value::string::{Decimal, StringRef, parse_integer};

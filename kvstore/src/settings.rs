@@ -47,6 +47,18 @@ impl EvictionPolicy {
         )
     }
 
+    /// Whether it goes by when or how often keys were used.
+    #[must_use]
+    pub fn ranks_by_use(self) -> bool {
+        matches!(
+            self,
+            EvictionPolicy::AllKeysLru
+                | EvictionPolicy::VolatileLru
+                | EvictionPolicy::AllKeysLfu
+                | EvictionPolicy::VolatileLfu
+        )
+    }
+
     /// Whether access bytes count uses (LFU) instead of telling when the last one was (LRU).
     #[must_use]
     pub fn counts_uses(self) -> bool {

@@ -24,6 +24,7 @@ const ROWS: &[&[&str]] = &[
     &["shard"],
     &["compaction", "expiry", "eviction"],
     &["maintenance", "db"],
+    &["locked"],
     &["keyspace"],
     &["model"],
 ];

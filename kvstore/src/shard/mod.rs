@@ -6,8 +6,10 @@
 mod evicting;
 mod expiring;
 mod inspect;
+mod keys;
 mod owners;
 mod strings;
+mod upkeep;
 mod whole;
 
 use std::sync::Arc;
@@ -26,8 +28,8 @@ use crate::statistics::{CompactionLedger, Counters};
 use crate::table::{AccessClock, Place, Table};
 use crate::value::string::{DECIMAL_BYTES_MAX, parse_integer};
 use crate::value::{NewValue, ValueRef};
-use crate::watch::{WatchFlag, WatchTable};
-pub(crate) use evicting::Candidate;
+use crate::watch::WatchTable;
+use evicting::Candidate;
 pub use inspect::Usage;
 pub(crate) use owners::{Moving, Relocation};
 use whole::Drain;
@@ -156,6 +158,8 @@ pub(crate) struct Shard {
     relocations: Vec<Relocation>,
     /// The table that owned the object moved last.
     last_owner: usize,
+    /// Candidates for eviction, the best last.
+    pool: Vec<Candidate>,
     /// The database that a walk of active expiry is in.
     walk_db: Option<usize>,
     /// Room for a list of entries, kept for its capacity.
@@ -219,6 +223,7 @@ impl Shard {
             pacing: Pacing::default(),
             relocations: Vec::new(),
             last_owner: 0,
+            pool: Vec::new(),
             walk_db: None,
             scratch: Vec::new(),
             gauges,
@@ -226,43 +231,12 @@ impl Shard {
     }
 
     pub(crate) fn configure(&mut self, settings: &Settings) {
+        if settings.eviction_policy != self.settings.eviction_policy {
+            // Ranks under one policy say nothing under another.
+            self.pool = Vec::new();
+        }
         self.settings = *settings;
         self.coding = coding_of(settings);
-    }
-
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    pub(crate) fn gauges(&self) -> &Gauges {
-        &self.gauges
-    }
-
-    pub(crate) fn pacing(&mut self) -> &mut Pacing {
-        &mut self.pacing
-    }
-
-    pub(crate) fn ledger(&mut self) -> &mut CompactionLedger {
-        &mut self.ledger
-    }
-
-    pub(crate) fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    pub(crate) fn memory_mut(&mut self) -> &mut Memory {
-        &mut self.memory
-    }
-
-    /// Bytes of slots in use: entries and segments.
-    #[inline]
-    pub(crate) fn used_bytes(&self) -> usize {
-        self.sizes.slot_bytes + self.memory.segment_bytes()
-    }
-
-    /// Tells the gauges what is in use.
-    pub(crate) fn tell_used(&self) {
-        self.gauges.set_used_bytes(self.used_bytes() as u64);
     }
 
     /// A change was made: tells the gauges, and asks for maintenance by and by.
@@ -272,39 +246,6 @@ impl Shard {
         if self.gauges.due_ms() > now_ms + MAINTENANCE_AFTER_MS {
             self.gauges.set_due_ms(now_ms + MAINTENANCE_AFTER_MS);
         }
-    }
-
-    /// Whether nothing was written since this was last asked.
-    pub(crate) fn is_quiet(&mut self) -> bool {
-        self.pacing.is_quiet()
-    }
-
-    /// Gives back all free pages; their bytes.
-    pub(crate) fn purge(&mut self) -> usize {
-        let bytes = self.memory.purge_all();
-        self.ledger.purged_bytes += bytes as u64;
-        bytes
-    }
-
-    /// Gives back free pages of at most about `bytes_max` bytes; how many bytes.
-    pub(crate) fn purge_free(&mut self, bytes_max: usize) -> usize {
-        let bytes = self.memory.purge_free(bytes_max);
-        self.ledger.purged_bytes += bytes as u64;
-        bytes
-    }
-
-    /// Gives back the free pages that are old enough, of at most about `bytes_max` bytes; when
-    /// more will be, in milliseconds.
-    pub(crate) fn purge_due(&mut self, now_ms: u64, bytes_max: usize) -> Option<u64> {
-        let purged = self.memory.purge_due(now_ms, bytes_max);
-        self.ledger.purged_bytes += purged.bytes as u64;
-        purged.next_due_ms
-    }
-
-    /// Tells the gauges what is resident. Takes time in proportion to the size classes in use.
-    pub(crate) fn tell_resident(&self) {
-        self.gauges
-            .set_resident_bytes(self.memory.stats().resident_bytes as u64);
     }
 
     #[inline]
@@ -524,99 +465,6 @@ impl Shard {
             self.wrote(at, header.entry_bytes());
         }
         Ok(entry)
-    }
-
-    /// Removes a key; whether it was there.
-    pub(crate) fn remove(&mut self, at: &At<'_>) -> bool {
-        let Some((place, _)) = self.live(at) else {
-            return false;
-        };
-        self.take_out(at.db, at.now_ms, &place);
-        self.watches.signal(at.db, at.key);
-        true
-    }
-
-    /// Sets or removes the expiry of a key; whether it is there.
-    pub(crate) fn set_expiry(
-        &mut self,
-        at: &At<'_>,
-        expiry_ms: Option<u64>,
-    ) -> Result<bool, OutOfMemory> {
-        let Some((place, before)) = self.live(at) else {
-            return Ok(false);
-        };
-        if before.expiry_ms() != expiry_ms {
-            self.reshape(at, &place, &before.with_expiry(expiry_ms))?;
-        }
-        self.watches.signal(at.db, at.key);
-        Ok(true)
-    }
-
-    /// Copies a key to another one in this shard, which is replaced; whether it is there.
-    pub(crate) fn copy_within(&mut self, from: &At<'_>, to: &At<'_>) -> Result<bool, OutOfMemory> {
-        let Some((place, _)) = self.live(from) else {
-            return Ok(false);
-        };
-        // SAFETY: a place is that of a live entry.
-        let entry = unsafe { entry::copy_within(&mut self.memory, place.entry, to.key)? };
-        self.install(to, entry)?;
-        Ok(true)
-    }
-
-    /// Copies a key to another one in another shard, which is replaced; whether it is there.
-    pub(crate) fn copy_to(
-        &mut self,
-        from: &At<'_>,
-        target: &mut Shard,
-        to: &At<'_>,
-    ) -> Result<bool, OutOfMemory> {
-        let Some((place, _)) = self.live(from) else {
-            return Ok(false);
-        };
-        // SAFETY: a place is that of a live entry.
-        let entry =
-            unsafe { entry::copy_between(&self.memory, place.entry, &mut target.memory, to.key)? };
-        target.install(to, entry)?;
-        Ok(true)
-    }
-
-    /// Puts a new entry in the place of the key's, or in a place of its own.
-    fn install(&mut self, at: &At<'_>, entry: Ref) -> Result<(), OutOfMemory> {
-        // SAFETY: the entry is new and live.
-        let header = unsafe { entry::header(&self.memory, entry) };
-        match self.live(at) {
-            None => self.adopt(at, entry, &header)?,
-            Some((place, before)) => {
-                self.tables[at.db].set_reference(&mut self.memory, &place, entry);
-                self.tables[at.db].set_expiry(&mut self.memory, &place, header.expiry_ms());
-                self.sizes
-                    .subtract(&before, self.memory.usable_bytes(before.entry_bytes()));
-                self.sizes
-                    .add(&header, self.memory.usable_bytes(header.entry_bytes()));
-                // SAFETY: the table refers to the new entry instead.
-                unsafe { self.memory.free(place.entry, before.entry_bytes()) };
-                self.pacing.freed(before.entry_bytes());
-                self.wrote(at, header.entry_bytes());
-                self.note_use(at, &place);
-            }
-        }
-        self.watches.signal(at.db, at.key);
-        Ok(())
-    }
-
-    /// Whether a key is there.
-    pub(crate) fn contains(&mut self, at: &At<'_>) -> bool {
-        self.live(at).is_some()
-    }
-
-    /// Watches a key. One whose time has come is removed first, so that its end is no change.
-    pub(crate) fn watch(&mut self, at: &At<'_>, flag: &Arc<WatchFlag>) {
-        self.live(at);
-        self.watches.add(at.db, at.key, flag);
-    }
-
-    pub(crate) fn unwatch(&mut self, db: usize, key: &[u8], flag: &Arc<WatchFlag>) {
-        self.watches.remove(db, key, flag);
     }
 
     /// Asks the CPU for the buckets where a key may be.

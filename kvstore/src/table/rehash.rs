@@ -15,7 +15,9 @@ use crate::key::Placer;
 use crate::memory::{Memory, Ref};
 use crate::segment::{self, Edit, Filler, View};
 use crate::table::directory::Cell;
-use crate::table::{AccessClock, Table, Walk, fresh_base, move_base};
+use crate::table::uses::{fresh_base, move_base};
+use crate::table::visit::Walk;
+use crate::table::{AccessClock, Table};
 
 /// A segment is sparse when fewer than this many slots of 1000 are in use. Well below half of what
 /// a new size is filled to, so that a few insertions and removals do not resize it back and forth.
