@@ -246,7 +246,9 @@ impl Process {
                     .release(&self.pages, thread.arena(), class, slots)
             };
             thread.cache.flushed(class, slots.len());
-            thread.cache.set_sparse(class, released.sparse);
+            if let Some(sparse) = released.sparse {
+                thread.cache.set_sparse(class, sparse);
+            }
             if released.mailed {
                 self.notify(true);
             }

@@ -32,6 +32,7 @@
 //!
 //! The owner must take slots only from words that it found on its inbox.
 
+use crate::fatal::fatal;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -102,7 +103,7 @@ impl RemoteWord {
     /// inbox of the slab's owner, whom it must have read *before* this call:
     /// afterwards only the word may be touched, and only to push it.
     #[inline]
-    pub(crate) fn publish(&self, slots: u64) -> Publish {
+    fn publish(&self, slots: u64) -> Publish {
         debug_assert!(slots != 0 && slots & QUEUED == 0);
         // Release gives the freed objects' contents to the owner's swap in
         // `Inbox::drain`. Acquire meets that swap as well: the owner has read
@@ -121,7 +122,7 @@ impl RemoteWord {
 /// What [`RemoteWord::publish`] leaves to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Publish {
+enum Publish {
     /// Nothing: the word is on its way to the owner already.
     Done,
     /// The caller must push the word.
@@ -139,21 +140,130 @@ pub(crate) trait Words {
 /// Words on their way to one inbox, which they reach by a single push.
 #[derive(Debug, Default)]
 #[must_use]
-pub(crate) struct Chain {
+struct Chain {
     first: u32,
     last: u32,
 }
 
 impl Chain {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.first == 0
+    }
+
     /// Adds a word, for which the caller has got [`Publish::MustPush`].
     #[inline]
-    pub(crate) fn add(&mut self, words: &impl Words, id: u32) {
+    fn add(&mut self, words: &impl Words, id: u32) {
         debug_assert!(id != 0);
         words.word(id).next.store(self.first, Relaxed);
         if self.first == 0 {
             self.last = id;
         }
         self.first = id;
+    }
+}
+
+/// Words that an [`Outbox`] gathers slots of at the same time, and owners for whom it
+/// builds chains.
+const OUTBOX_WORDS: usize = 8;
+const OUTBOX_CHAINS: usize = 4;
+
+/// Slots on their way to the owners of their slabs: gathered, so that slots of one
+/// word that come close together are freed by one `fetch_or`, and an inbox gets them
+/// by one push.
+pub(crate) struct Outbox<'a, W, I> {
+    words: &'a W,
+    inbox_of: I,
+    /// No slots in an unused entry.
+    pending: [Pending; OUTBOX_WORDS],
+    /// No word in an unused chain.
+    chains: [(u16, Chain); OUTBOX_CHAINS],
+    mailed: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Pending {
+    slots: u64,
+    word: u32,
+    owner: u16,
+}
+
+impl<'a, W: Words, I: Fn(u16) -> &'a Inbox> Outbox<'a, W, I> {
+    /// An empty outbox. `inbox_of` gives the inbox of an owner.
+    #[inline]
+    pub(crate) fn new(words: &'a W, inbox_of: I) -> Self {
+        Self {
+            words,
+            inbox_of,
+            pending: [Pending::default(); OUTBOX_WORDS],
+            chains: Default::default(),
+            mailed: false,
+        }
+    }
+
+    /// Frees a slot of the owner's, now or later: its word's number and the mask of
+    /// its bit. Stops the process if the slot is free already, where that is seen.
+    #[inline]
+    pub(crate) fn add(&mut self, owner: u16, word: u32, slot: u64) {
+        // Records are at least 48 bytes long, in units of 16.
+        let entry = &mut self.pending[word as usize / 2 % OUTBOX_WORDS];
+        if entry.word == word && entry.slots & slot == 0 {
+            entry.slots |= slot;
+            return;
+        }
+        let new = Pending {
+            slots: slot,
+            word,
+            owner,
+        };
+        let old = core::mem::replace(entry, new);
+        if old.slots != 0 {
+            self.publish(old);
+        }
+    }
+
+    /// Frees all that was added. Returns whether some inbox has words now that had
+    /// none before.
+    #[inline]
+    pub(crate) fn send(mut self) -> bool {
+        for at in 0..OUTBOX_WORDS {
+            if self.pending[at].slots != 0 {
+                self.publish(self.pending[at]);
+            }
+        }
+        for (owner, chain) in core::mem::take(&mut self.chains) {
+            self.push(owner, chain);
+        }
+        self.mailed
+    }
+
+    #[inline]
+    fn publish(&mut self, slots: Pending) {
+        match self.words.word(slots.word).publish(slots.slots) {
+            Publish::Done => {}
+            Publish::MustPush => {
+                let (owner, chain) = &mut self.chains[usize::from(slots.owner) % OUTBOX_CHAINS];
+                if *owner != slots.owner {
+                    let old = (*owner, core::mem::take(chain));
+                    *owner = slots.owner;
+                    chain.add(self.words, slots.word);
+                    self.push(old.0, old.1);
+                } else {
+                    chain.add(self.words, slots.word);
+                }
+            }
+            Publish::DoubleFree => fatal(
+                "double free in the slab with this remote word",
+                slots.word as usize,
+            ),
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, owner: u16, chain: Chain) {
+        if !chain.is_empty() {
+            self.mailed |= (self.inbox_of)(owner).push(self.words, chain);
+        }
     }
 }
 
@@ -178,12 +288,11 @@ impl Inbox {
         self.head.load(Relaxed) == 0
     }
 
-    /// Puts the chain's words on the inbox; true if they are the first there.
+    /// Puts the chain's words, at least one, on the inbox; true if they are the
+    /// first there.
     #[inline]
-    pub(crate) fn push(&self, words: &impl Words, chain: Chain) -> bool {
-        if chain.first == 0 {
-            return false;
-        }
+    fn push(&self, words: &impl Words, chain: Chain) -> bool {
+        debug_assert!(!chain.is_empty());
         let last = words.word(chain.last);
         let mut head = self.head.load(Relaxed);
         loop {
@@ -274,7 +383,6 @@ mod tests {
         assert_eq!(table.0[2].publish(1 << 62), Publish::MustPush);
         assert_eq!(table.0[1].publish(0b1), Publish::MustPush);
         assert!(!inbox.push(&table, chain(&table, &[3, 2])));
-        assert!(!inbox.push(&table, Chain::default()));
 
         let mut got = Vec::new();
         assert_eq!(
@@ -288,6 +396,64 @@ mod tests {
         assert_eq!(got, [(2, 63, 1), (3, 126, 1 << 62), (1, 0, 0b101)]);
         assert!(inbox.is_empty());
         assert_eq!(table.0[0].publish(0b1), Publish::MustPush);
+    }
+
+    #[test]
+    fn an_outbox_brings_every_slot_to_its_owner() {
+        const WORDS: u32 = 40;
+        let owner_of = |id: u32| (id % 7) as u16;
+        let words = (1..=WORDS).map(|id| RemoteWord::new(owner_of(id), 0, 0));
+        let table = Table(words.collect());
+        let inboxes: Vec<_> = (0..7).map(|_| Inbox::new()).collect();
+        let mut sent = vec![0_u64; WORDS as usize + 1];
+        let mut got = sent.clone();
+        let mut random = 1_u32;
+        for round in 0..300 {
+            let had_mail = inboxes.iter().filter(|inbox| !inbox.is_empty()).count();
+            let mut outbox = Outbox::new(&table, |owner| &inboxes[usize::from(owner)]);
+            for _ in 0..round % 20 {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let (id, bit) = (random >> 8 & 3 | random >> 20 & 0x1c, random >> 14 & 31);
+                let id = 1 + id % WORDS;
+                if sent[id as usize] >> bit & 1 == 0 {
+                    sent[id as usize] |= 1 << bit;
+                    outbox.add(owner_of(id), id, 1 << bit);
+                }
+            }
+            let mailed = outbox.send();
+            let has_mail = inboxes.iter().filter(|inbox| !inbox.is_empty()).count();
+            assert_eq!(mailed, has_mail > had_mail);
+            if round % 3 == 0 {
+                for (owner, inbox) in inboxes.iter().enumerate() {
+                    inbox.drain(&table, |id, _, slots| {
+                        assert_eq!(usize::from(owner_of(id)), owner);
+                        assert_eq!(got[id as usize] & slots, 0);
+                        got[id as usize] |= slots;
+                    });
+                }
+                assert_eq!(got, sent);
+            }
+        }
+        assert!(sent.iter().map(|slots| slots.count_ones()).sum::<u32>() > 500);
+    }
+
+    #[test]
+    fn slots_of_one_word_are_freed_together() {
+        let table = Table((0..2).map(|index| RemoteWord::new(1, 0, index)).collect());
+        let inbox = Inbox::new();
+        let mut outbox = Outbox::new(&table, |_| &inbox);
+        for slot in 0..63 {
+            outbox.add(1, 1, 1 << slot);
+            outbox.add(1, 2, 1 << slot);
+            assert_eq!(table.0[0].bits.load(Relaxed), 0, "nothing is published yet");
+        }
+        assert!(outbox.send());
+        let mut words = 0;
+        inbox.drain(&table, |_, _, slots| {
+            assert_eq!(slots, !QUEUED);
+            words += 1;
+        });
+        assert_eq!(words, 2);
     }
 
     #[test]
@@ -350,16 +516,14 @@ mod loom_tests {
 
         /// Frees slots of several words with one push.
         fn free_batch(&self, batch: &[(u32, u64)]) {
-            let mut chain = Chain::default();
+            let mut outbox = Outbox::new(self, |_| &self.inbox);
             for &(word, slots) in batch {
                 self.write_objects(word, slots);
-                match self.words[word as usize].publish(slots) {
-                    Publish::MustPush => chain.add(self, word + 1),
-                    Publish::Done => {}
-                    Publish::DoubleFree => panic!("no slot was freed twice"),
+                for slot in (0..4).filter(|slot| slots & 1 << slot != 0) {
+                    outbox.add(0, word + 1, 1 << slot);
                 }
             }
-            self.inbox.push(self, chain);
+            outbox.send();
         }
 
         fn drain(&self, returned: &mut [u64]) {
