@@ -15,10 +15,10 @@ use crate::process_arena::CLASSES;
 use crate::size_class::GENERAL;
 use crate::thread::{self, Thread};
 use crate::units::PAGE_BYTES;
-use core::ptr::{self, NonNull};
+use core::ptr;
 
 /// The largest size in bytes that comes from slabs.
-const SMALL_MAX: usize = GENERAL.small_max();
+pub(crate) const SMALL_MAX: usize = GENERAL.small_max();
 
 /// The size to ask for so that the object is aligned: slots of a class are aligned
 /// to every power of two that divides its size, and a multiple of the alignment is
@@ -28,15 +28,21 @@ const fn aligned_size(size: usize, align: usize) -> usize {
     (size + (align - 1)) & !(align - 1)
 }
 
-/// Allocates `size` bytes at a multiple of `align`, a power of two. Null where
-/// memory is short. `size` plus `align` must not overflow.
+/// Allocates `size` bytes at a multiple of `align`, a power of two. Null, with
+/// `errno` at `ENOMEM`, where memory is short. `size` plus `align` must not overflow.
 #[inline(always)]
 pub(crate) fn allocate(size: usize, align: usize) -> *mut u8 {
     let rounded = aligned_size(size, align);
     if rounded > SMALL_MAX {
         return allocate_large(size, align);
     }
-    let class = GENERAL.class_of(rounded);
+    allocate_small(GENERAL.class_of(rounded))
+}
+
+/// Allocates a slot of the class, which exists.
+#[inline(always)]
+pub(crate) fn allocate_small(class: usize) -> *mut u8 {
+    debug_assert!(class < CLASSES);
     // SAFETY: The class exists, and the cache is the calling thread's.
     match unsafe { thread::current().cache.pop(class) } {
         Some(slot) => slot.as_ptr(),
@@ -79,7 +85,7 @@ pub(crate) unsafe fn free(object: *mut u8, size: usize, align: usize) {
 ///
 /// As for [`free`], and the object is of the class.
 #[inline(always)]
-unsafe fn free_small(object: *mut u8, class: usize) {
+pub(crate) unsafe fn free_small(object: *mut u8, class: usize) {
     debug_assert!(is_of_class(object, class));
     // SAFETY: The class exists, the cache is the calling thread's, and the caller
     // gives the object away.
@@ -90,7 +96,8 @@ unsafe fn free_small(object: *mut u8, class: usize) {
     }
 }
 
-/// Frees an object whose size its owner does not know.
+/// Frees an object whose size its owner does not know. Stops the process where it
+/// lies outside of the heap.
 ///
 /// # Safety
 ///
@@ -99,6 +106,9 @@ unsafe fn free_small(object: *mut u8, class: usize) {
 pub(crate) unsafe fn free_unsized(object: *mut u8) {
     // SAFETY: The object exists, and so does the heap.
     let process = unsafe { Process::get_unchecked() };
+    if !process.pages.contains(object) {
+        not_allocated(object);
+    }
     // SAFETY: The object is live.
     let entry = unsafe { process.pages.class_entry(object) };
     if usize::from(entry.wrapping_sub(1)) < CLASSES {
@@ -108,6 +118,12 @@ pub(crate) unsafe fn free_unsized(object: *mut u8) {
         // SAFETY: Passed on to the caller.
         unsafe { free_large(object) };
     }
+}
+
+#[cold]
+#[inline(never)]
+fn not_allocated(object: *const u8) -> ! {
+    fatal("a pointer that was not allocated", object.addr())
 }
 
 /// Bytes that the object may use.
@@ -120,12 +136,15 @@ pub(crate) unsafe fn usable_size(object: *const u8) -> usize {
     // SAFETY: The object exists and is live, and so does the heap.
     unsafe {
         let process = Process::get_unchecked();
+        if !process.pages.contains(object) {
+            not_allocated(object);
+        }
         match process.pages.class_entry(object) {
             LARGE_HEAD => process.pages.large_bytes(object),
             entry if usize::from(entry.wrapping_sub(1)) < CLASSES => {
                 GENERAL.class(usize::from(entry) - 1).size as usize
             }
-            _ => fatal("size of a pointer that was not allocated", object.addr()),
+            _ => not_allocated(object),
         }
     }
 }
@@ -181,16 +200,27 @@ unsafe fn reallocate_slow(object: *mut u8, old: usize, align: usize, new: usize)
 #[inline(never)]
 fn allocate_slow(class: usize) -> *mut u8 {
     let Some(process) = Process::get_or_make() else {
-        return ptr::null_mut();
+        return out_of_memory();
     };
     let Some(thread) = cached_thread(process) else {
         return allocate_uncached(process, class);
     };
     if !thread.cache.turn(class) && !process.fill(thread, class) {
-        return ptr::null_mut();
+        return out_of_memory();
     }
     // SAFETY: The class exists, and the cache is the calling thread's.
-    unsafe { thread.cache.pop(class) }.map_or(ptr::null_mut(), NonNull::as_ptr)
+    match unsafe { thread.cache.pop(class) } {
+        Some(slot) => slot.as_ptr(),
+        None => out_of_memory(),
+    }
+}
+
+/// What an allocation that fails returns: null, with `errno` at `ENOMEM`.
+#[cold]
+pub(crate) fn out_of_memory() -> *mut u8 {
+    // SAFETY: The location is the calling thread's own and always valid.
+    unsafe { *libc::__errno_location() = libc::ENOMEM };
+    ptr::null_mut()
 }
 
 /// Frees where the thread's cache is full, or where there is none.
@@ -232,6 +262,9 @@ fn allocate_uncached(process: &Process, class: usize) -> *mut u8 {
     if let Some(arena) = process.common_arena() {
         arena.fill(&process.pages, class, &mut slot);
     }
+    if slot[0].is_null() {
+        return out_of_memory();
+    }
     slot[0]
 }
 
@@ -268,14 +301,17 @@ fn allocate_large_zeroed(size: usize, align: usize) -> *mut u8 {
 
 fn large(size: usize, align: usize) -> (*mut u8, bool) {
     let Some(process) = Process::get_or_make() else {
-        return (ptr::null_mut(), false);
+        return (out_of_memory(), false);
     };
-    let found = process.pages.allocate_large(size, align);
-    if !found.0.is_null() {
-        return found;
+    let mut found = process.pages.allocate_large(size, align);
+    if found.0.is_null() {
+        process.reclaim();
+        found = process.pages.allocate_large(size, align);
     }
-    process.reclaim();
-    process.pages.allocate_large(size, align)
+    if found.0.is_null() {
+        out_of_memory();
+    }
+    found
 }
 
 /// # Safety

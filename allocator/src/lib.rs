@@ -24,9 +24,9 @@
 //! objects   slab bin hand punch large evacuation remote_free
 //! arenas    stats local_arena upkeep relocation introspect arena model
 //! shared    shared_pages process_arena
-//! threads   thread_cache thread fork background
+//! threads   thread_cache tls thread fork background
 //! engine    process heap
-//! faces     global_alloc process_stats
+//! faces     global_alloc process_stats c_api
 //! ```
 
 // Loom's atomics cannot be made in constants, as the process heap's must be: under
@@ -35,6 +35,8 @@
 pub mod arena;
 #[cfg(not(loom))]
 mod background;
+#[cfg(not(loom))]
+pub mod c_api;
 #[cfg(not(loom))]
 mod fork;
 #[cfg(not(loom))]
@@ -53,6 +55,8 @@ mod shared_pages;
 mod thread;
 #[cfg(not(loom))]
 mod thread_cache;
+#[cfg(not(loom))]
+mod tls;
 
 #[cfg_attr(loom, allow(dead_code))]
 mod fatal;

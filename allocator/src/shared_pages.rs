@@ -222,12 +222,8 @@ impl SharedPages {
     }
 
     /// Allocates a large object of `size` bytes at a multiple of `align`; null
-    /// where memory is short, or for an alignment beyond the region's. The second result says that all of it reads as zero.
+    /// where memory is short. The second result says that all of it reads as zero.
     pub(crate) fn allocate_large(&self, size: usize, align: usize) -> (*mut u8, bool) {
-        // Runs are aligned within the region, and no better than it is itself.
-        if self.base_address() & (align - 1) != 0 {
-            return (core::ptr::null_mut(), false);
-        }
         self.with(|pages| {
             let heap = &mut pages.source.pages;
             let fresh_before = heap.counts().fresh_total;

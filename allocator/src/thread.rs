@@ -11,6 +11,7 @@
 use crate::metadata::Area;
 use crate::process_arena::ArenaTable;
 use crate::thread_cache::ThreadCache;
+use crate::tls::thread_pointer;
 use crate::units::{PAGE_BYTES, PageIndex, PageRun};
 use core::cell::Cell;
 use core::ffi::c_void;
@@ -78,21 +79,17 @@ static CLOSED: Thread = Thread::closed();
 /// The record of every thread whose destructors are running.
 static LATE: Thread = Thread::closed();
 
-thread_local! {
-    static CURRENT: Cell<&'static Thread> = const { Cell::new(&CLOSED) };
-}
+thread_pointer!(get_pointer, set_pointer, super::Thread, CLOSED);
 
 /// The calling thread's record.
-///
-/// One instruction in an executable, a call in a shared library.
 #[inline(always)]
 pub(crate) fn current() -> &'static Thread {
-    CURRENT.with(Cell::get)
+    get_pointer()
 }
 
 /// Makes the record the calling thread's.
 pub(crate) fn set_current(thread: &'static Thread) {
-    CURRENT.with(|current| current.set(thread));
+    set_pointer(thread);
 }
 
 /// Notes that the calling thread is about to end.

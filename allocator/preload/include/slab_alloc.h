@@ -1,0 +1,47 @@
+/* slabkv's allocator as the malloc of a C or C++ program.
+
+   Linked with libslab_alloc.a, or started with LD_PRELOAD=libslab_alloc.so, a program
+   keeps the declarations of <stdlib.h>, <malloc.h> and <new>, and all of those functions
+   are the library's: malloc, calloc, realloc, reallocarray, free, aligned_alloc,
+   posix_memalign, memalign, valloc, pvalloc, malloc_usable_size, malloc_trim, mallopt,
+   mallinfo, mallinfo2, malloc_info, malloc_stats, operator new and delete.
+
+   Below is what the library has besides. All functions may be called by any thread, and
+   none from a signal handler. */
+
+#ifndef SLAB_ALLOC_H
+#define SLAB_ALLOC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* C23's frees with a size, which C libraries do not declare yet. `size` and `align` are
+   what was asked for. free_sized is cheaper than free, since it need not look up how
+   large the object is. */
+void free_sized(void *object, size_t size);
+void free_aligned_sized(void *object, size_t align, size_t size);
+
+/* Gives all free pages back to the system at once. Returns the bytes. Without this call
+   the library does so by itself within about a second. */
+size_t slab_alloc_purge(void);
+
+/* Gives what the calling thread keeps for its next allocations, at most some 256 KiB,
+   back to the heap: worth a call by a thread that is about to sleep for long. */
+void slab_alloc_flush_thread_cache(void);
+
+/* Changes the time in milliseconds within which free pages go back to the system: 0 for
+   as soon as possible, 1000 by default. */
+void slab_alloc_set_decay_ms(uint32_t decay_ms);
+
+/* The version of the library, as "0.1.0". Not to be freed. */
+const char *slab_alloc_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,255 @@
+//! The C and C++ symbols of a `malloc`, each a thin wrapper around
+//! [`slab_allocator::c_api`]: a program started with `LD_PRELOAD=libslab_alloc.so`, or
+//! linked with `libslab_alloc.a`, runs on the process heap. `docs/malloc.md` has the
+//! commands, and `include/slab_alloc.h` what C programs may call besides.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::arch::naked_asm;
+use core::ffi::{CStr, c_char, c_int, c_void};
+use slab_allocator::{SlabAlloc, c_api};
+
+/// Rust code in this library allocates nothing. Only a panic would, for its message:
+/// that ends the process here, since the heap may be in the middle of a change.
+struct Nothing;
+
+#[global_allocator]
+static NOTHING: Nothing = Nothing;
+
+// SAFETY: Nothing is ever handed out.
+unsafe impl GlobalAlloc for Nothing {
+    unsafe fn alloc(&self, _layout: Layout) -> *mut u8 {
+        stop(c"slabkv: the allocator itself has failed\n")
+    }
+
+    unsafe fn dealloc(&self, _object: *mut u8, _layout: Layout) {}
+}
+
+fn stop(message: &CStr) -> ! {
+    // SAFETY: The message is valid for its length. A write that fails is given up.
+    unsafe {
+        libc::write(
+            libc::STDERR_FILENO,
+            message.as_ptr().cast(),
+            message.count_bytes(),
+        );
+        libc::abort()
+    }
+}
+
+/// Exports functions under their C names; they are [`c_api`]'s, or an alias of one.
+macro_rules! export {
+    ($($name:ident = $function:ident($($argument:ident: $type:ty),*) $(-> $result:ty)?;)*) => {$(
+        #[doc = concat!("See [`c_api::", stringify!($function), "`].")]
+        ///
+        /// # Safety
+        ///
+        /// As there.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($argument: $type),*) $(-> $result)? {
+            #[allow(unused_unsafe, reason = "some of the functions are safe")]
+            // SAFETY: Passed on to the caller.
+            unsafe { c_api::$function($($argument),*) }
+        }
+    )*};
+}
+
+export! {
+    malloc = malloc(size: usize) -> *mut c_void;
+    calloc = calloc(count: usize, size: usize) -> *mut c_void;
+    realloc = realloc(object: *mut c_void, size: usize) -> *mut c_void;
+    reallocarray = reallocarray(object: *mut c_void, count: usize, size: usize) -> *mut c_void;
+    free = free(object: *mut c_void);
+    cfree = free(object: *mut c_void);
+    free_sized = free_sized(object: *mut c_void, size: usize);
+    free_aligned_sized = free_aligned_sized(object: *mut c_void, align: usize, size: usize);
+    aligned_alloc = aligned_alloc(align: usize, size: usize) -> *mut c_void;
+    memalign = memalign(align: usize, size: usize) -> *mut c_void;
+    posix_memalign = posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> c_int;
+    valloc = valloc(size: usize) -> *mut c_void;
+    pvalloc = pvalloc(size: usize) -> *mut c_void;
+    malloc_usable_size = malloc_usable_size(object: *const c_void) -> usize;
+    malloc_trim = malloc_trim(pad: usize) -> c_int;
+    mallopt = mallopt(parameter: c_int, value: c_int) -> c_int;
+    mallinfo = mallinfo() -> libc::mallinfo;
+    mallinfo2 = mallinfo2() -> libc::mallinfo2;
+    malloc_info = malloc_info(options: c_int, stream: *mut libc::FILE) -> c_int;
+    malloc_stats = malloc_stats();
+
+    // Names under which old programs reach past a preloaded library.
+    __libc_malloc = malloc(size: usize) -> *mut c_void;
+    __libc_calloc = calloc(count: usize, size: usize) -> *mut c_void;
+    __libc_realloc = realloc(object: *mut c_void, size: usize) -> *mut c_void;
+    __libc_free = free(object: *mut c_void);
+    __libc_memalign = memalign(align: usize, size: usize) -> *mut c_void;
+    __libc_valloc = valloc(size: usize) -> *mut c_void;
+    __libc_pvalloc = pvalloc(size: usize) -> *mut c_void;
+    __posix_memalign = posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> c_int;
+
+    // operator delete and delete[], plain, sized, aligned, and for what a
+    // constructor that throws leaves behind.
+    _ZdlPv = free(object: *mut c_void);
+    _ZdaPv = free(object: *mut c_void);
+    _ZdlPvm = free_sized(object: *mut c_void, size: usize);
+    _ZdaPvm = free_sized(object: *mut c_void, size: usize);
+}
+
+/// `operator delete` with arguments that do not matter.
+macro_rules! export_delete {
+    ($($name:ident($($argument:ident),*);)*) => {$(
+        /// `operator delete` with arguments that do not matter.
+        ///
+        /// # Safety
+        ///
+        /// As for [`c_api::free`].
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(object: *mut c_void, $($argument: usize),*) {
+            // SAFETY: Passed on to the caller.
+            unsafe { c_api::free(object) }
+        }
+    )*};
+}
+
+export_delete! {
+    _ZdlPvRKSt9nothrow_t(_nothrow);
+    _ZdaPvRKSt9nothrow_t(_nothrow);
+    _ZdlPvSt11align_val_t(_align);
+    _ZdaPvSt11align_val_t(_align);
+    _ZdlPvSt11align_val_tRKSt9nothrow_t(_align, _nothrow);
+    _ZdaPvSt11align_val_tRKSt9nothrow_t(_align, _nothrow);
+    _ZdlPvmSt11align_val_t(_size, _align);
+    _ZdaPvmSt11align_val_t(_size, _align);
+}
+
+/// `operator new`: calls `$allocate` with the operator's own arguments, and where that
+/// gives null jumps to the C++ library's definition of the same operator, with the
+/// stack as the caller left it. So an exception, which may not pass through a frame of
+/// Rust, does not meet one.
+macro_rules! export_new {
+    ($($name:ident as $string:literal = $allocate:path, $missing:path;)*) => {$(
+        /// `operator new`.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub extern "C" fn $name() {
+            extern "C" fn next() -> *const c_void {
+                const NAME: &CStr = match CStr::from_bytes_with_nul(concat!($string, "\0").as_bytes()) {
+                    Ok(name) => name,
+                    Err(_) => panic!("a name has no zero inside"),
+                };
+                match c_api::next_operator(NAME) {
+                    Some(operator) => operator.as_ptr(),
+                    None => $missing as *const c_void,
+                }
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            naked_asm!(
+                ".cfi_startproc",
+                "push rdi",
+                ".cfi_adjust_cfa_offset 8",
+                "push rsi",
+                ".cfi_adjust_cfa_offset 8",
+                "push rdx",
+                ".cfi_adjust_cfa_offset 8",
+                "call {allocate}",
+                "test rax, rax",
+                "je 2f",
+                "add rsp, 24",
+                ".cfi_remember_state",
+                ".cfi_adjust_cfa_offset -24",
+                "ret",
+                "2:",
+                ".cfi_restore_state",
+                "call {next}",
+                "pop rdx",
+                ".cfi_adjust_cfa_offset -8",
+                "pop rsi",
+                ".cfi_adjust_cfa_offset -8",
+                "pop rdi",
+                ".cfi_adjust_cfa_offset -8",
+                "jmp rax",
+                ".cfi_endproc",
+                allocate = sym $allocate,
+                next = sym next,
+            );
+            #[cfg(target_arch = "aarch64")]
+            naked_asm!(
+                ".cfi_startproc",
+                "stp x29, x30, [sp, #-48]!",
+                ".cfi_def_cfa_offset 48",
+                ".cfi_offset 29, -48",
+                ".cfi_offset 30, -40",
+                "stp x0, x1, [sp, #16]",
+                "str x2, [sp, #32]",
+                "bl {allocate}",
+                "cbz x0, 2f",
+                "ldp x29, x30, [sp], #48",
+                ".cfi_remember_state",
+                ".cfi_def_cfa_offset 0",
+                "ret",
+                "2:",
+                ".cfi_restore_state",
+                "bl {next}",
+                "mov x16, x0",
+                "ldr x2, [sp, #32]",
+                "ldp x0, x1, [sp, #16]",
+                "ldp x29, x30, [sp], #48",
+                ".cfi_def_cfa_offset 0",
+                "br x16",
+                ".cfi_endproc",
+                allocate = sym $allocate,
+                next = sym next,
+            );
+        }
+    )*};
+}
+
+extern "C" fn new(size: usize) -> *mut c_void {
+    c_api::malloc(size)
+}
+
+extern "C" fn new_aligned(size: usize, align: usize) -> *mut c_void {
+    c_api::aligned_alloc(align, size)
+}
+
+extern "C" fn cannot_throw() -> ! {
+    stop(c"slabkv: operator new is out of memory, and there is no C++ library that throws std::bad_alloc\n")
+}
+
+extern "C" fn give_null() -> *mut c_void {
+    core::ptr::null_mut()
+}
+
+export_new! {
+    _Znwm as "_Znwm" = new, cannot_throw;
+    _Znam as "_Znam" = new, cannot_throw;
+    _ZnwmRKSt9nothrow_t as "_ZnwmRKSt9nothrow_t" = new, give_null;
+    _ZnamRKSt9nothrow_t as "_ZnamRKSt9nothrow_t" = new, give_null;
+    _ZnwmSt11align_val_t as "_ZnwmSt11align_val_t" = new_aligned, cannot_throw;
+    _ZnamSt11align_val_t as "_ZnamSt11align_val_t" = new_aligned, cannot_throw;
+    _ZnwmSt11align_val_tRKSt9nothrow_t as "_ZnwmSt11align_val_tRKSt9nothrow_t" = new_aligned, give_null;
+    _ZnamSt11align_val_tRKSt9nothrow_t as "_ZnamSt11align_val_tRKSt9nothrow_t" = new_aligned, give_null;
+}
+
+/// Gives all free memory back to the system at once. Returns the bytes.
+#[unsafe(no_mangle)]
+pub extern "C" fn slab_alloc_purge() -> usize {
+    SlabAlloc::new().purge()
+}
+
+/// Gives what lies in the calling thread's cache back to its slabs.
+#[unsafe(no_mangle)]
+pub extern "C" fn slab_alloc_flush_thread_cache() {
+    SlabAlloc::new().flush_thread_cache();
+}
+
+/// Changes the time in milliseconds within which free memory goes back to the system.
+#[unsafe(no_mangle)]
+pub extern "C" fn slab_alloc_set_decay_ms(decay_ms: u32) {
+    SlabAlloc::new().set_decay_ms(decay_ms);
+}
+
+/// The version of the library, as a C string that is never freed.
+#[unsafe(no_mangle)]
+pub extern "C" fn slab_alloc_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
