@@ -18,6 +18,10 @@ use core::ptr::NonNull;
 /// Bytes in which the numbers of slabs count.
 const UNIT_BYTES: usize = 16;
 
+/// The largest alignment in bytes. What is skipped to reach a multiple of it counts
+/// as used address space from then on, and costs tables.
+const ALIGN_MAX: usize = 1 << 30;
+
 /// Remote words at the end of a slab's record.
 pub(crate) const fn remote_words(class: &SizeClass) -> u32 {
     remote_free::words_for(class.slots as u32)
@@ -222,8 +226,12 @@ impl SharedPages {
     }
 
     /// Allocates a large object of `size` bytes at a multiple of `align`; null
-    /// where memory is short. The second result says that all of it reads as zero.
+    /// where memory is short, or for an alignment above [`ALIGN_MAX`]. The second
+    /// result says that all of it reads as zero.
     pub(crate) fn allocate_large(&self, size: usize, align: usize) -> (*mut u8, bool) {
+        if align > ALIGN_MAX {
+            return (core::ptr::null_mut(), false);
+        }
         self.with(|pages| {
             let heap = &mut pages.source.pages;
             let fresh_before = heap.counts().fresh_total;
