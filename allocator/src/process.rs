@@ -15,6 +15,7 @@ use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use crate::sync::{Errno, Lock, Rank, futex_wait};
 use crate::thread::{self, ARENAS_MAX, ExitKey, Registry, Thread};
+use crate::thread_cache::budget_bytes;
 use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
@@ -32,6 +33,9 @@ const DECAY_MS: u32 = 1000;
 /// is started: a program that never frees as much stays without it.
 const DIRTY_PAGES_WAKE: u32 = (256 << 10) / PAGE_BYTES as u32;
 const DIRTY_PAGES_START: u32 = (1 << 20) / PAGE_BYTES as u32;
+
+/// Bytes that a thread's cache may hold, before however large a heap.
+const CACHE_BYTES_MAX: usize = 1 << 20;
 
 /// Pages that are given back under one hold of the page lock, and the nanoseconds
 /// from then to the next, in which others get it.
@@ -202,6 +206,8 @@ impl Process {
     /// Gets slots for the thread to allocate, when it has none of the class; false
     /// where memory is exhausted.
     pub(crate) fn fill(&self, thread: &'static Thread, class: usize) -> bool {
+        // Before the slots come, which a tick might flush.
+        self.after_slow_event(thread);
         if thread.cache.is_sparse(class) {
             self.flush(thread, class, usize::MAX);
         }
@@ -218,7 +224,6 @@ impl Process {
         room[..filled.count].reverse();
         thread.cache.filled(class, filled.count);
         thread.cache.set_sparse(class, filled.sparse);
-        self.after_slow_event(thread);
         filled.count > 0
     }
 
@@ -284,6 +289,10 @@ impl Process {
 
     #[cold]
     fn tick_cache(&self, thread: &'static Thread) {
+        let slab_bytes = self.arena_of(thread).slab_bytes();
+        thread
+            .cache
+            .set_budget(budget_bytes(slab_bytes, CACHE_BYTES_MAX));
         for class in 0..CLASSES {
             if thread.cache.tick(class) {
                 self.flush_class(thread, class);

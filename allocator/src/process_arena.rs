@@ -240,6 +240,16 @@ impl ProcessArena {
         pages.count_ones() as usize * PAGE_BYTES
     }
 
+    /// Bytes of the arena's slabs, but for bins that are at work just now.
+    pub(crate) fn slab_bytes(&self) -> usize {
+        self.used()
+            .filter_map(|class| {
+                let slabs = self.bins[class].slabs.try_lock()?;
+                Some(slabs.bin.slabs as usize * GENERAL.class(class).slab_bytes())
+            })
+            .sum()
+    }
+
     /// Takes back what other threads have freed. Classes that have handed nothing
     /// out since the last call also give up the slab that they allocate from, if
     /// it is empty, and those kept for reuse. Passes over bins whose lock is held.

@@ -10,7 +10,7 @@
 
 use crate::metadata::Area;
 use crate::process_arena::ArenaTable;
-use crate::thread_cache::ThreadCache;
+use crate::thread_cache::{BUDGET_BYTES_START, ThreadCache};
 use crate::tls::thread_pointer;
 use crate::units::{PAGE_BYTES, PageIndex, PageRun};
 use core::cell::Cell;
@@ -144,7 +144,7 @@ impl Registry {
         };
         self.users[usize::from(arena)] += 1;
         thread.arena.set(arena);
-        thread.cache.open();
+        thread.cache.open(BUDGET_BYTES_START);
         Some(thread)
     }
 

@@ -164,6 +164,28 @@ fn churn(seed: u64, steps: usize, live_max: usize) {
     }
 }
 
+/// With the heap the budget of the thread's cache grows and shrinks again: its
+/// classes lose capacity in the midst of allocations.
+#[test]
+fn a_cache_whose_budget_shrinks_still_hands_out_slots() {
+    for round in 0..4 {
+        let objects: Vec<Object> = (0..150_000_usize)
+            .map(|at| Object::new(16 + at * 7919 % 496, 8, (at + round) as u8, false))
+            .collect();
+        let mut left = objects;
+        while left.len() > 1 {
+            // Every second one, so that no order is kept.
+            let mut kept = Vec::with_capacity(left.len() / 2 + 1);
+            for (at, object) in left.drain(..).enumerate() {
+                if at % 2 == 1 {
+                    kept.push(object);
+                }
+            }
+            left = kept;
+        }
+    }
+}
+
 #[test]
 fn objects_keep_their_bytes() {
     churn(0x9E37_79B9_7F4A_7C15, 40_000, 2_000);
