@@ -112,7 +112,7 @@ pub(crate) struct Client {
     pub(crate) query_bytes: AtomicUsize,
     /// Room for a partial command beyond its bytes.
     pub(crate) query_free_bytes: AtomicUsize,
-    /// Bytes of replies that the socket did not take yet.
+    /// Bytes held for replies that the socket did not take yet.
     pub(crate) output_bytes: AtomicUsize,
     /// Pieces in which they are held.
     pub(crate) output_pieces: AtomicU32,
@@ -123,6 +123,9 @@ pub(crate) struct Client {
     /// Commands run.
     pub(crate) commands: AtomicU64,
 }
+
+/// What a worker holds for a connection without its buffers: the socket and the session. The worker checks it.
+pub(crate) const CONNECTION_BYTES: usize = 88;
 
 /// In the place of a command's index: no command yet.
 pub(crate) const NO_COMMAND: u16 = u16::MAX;
@@ -192,9 +195,10 @@ impl Client {
 
     /// Bytes that the server holds for it, its record included.
     pub(crate) fn memory_bytes(&self) -> usize {
-        /// The connection, the session and this record, without their buffers.
-        const FIXED_BYTES: usize = size_of::<Client>() + 256;
-        FIXED_BYTES
+        /// This record with its two counts of references, and the places in the lists of clients and of connections.
+        const RECORD_BYTES: usize = size_of::<Client>() + 16 + 32;
+        RECORD_BYTES
+            + CONNECTION_BYTES
             + self.query_bytes.load(Ordering::Relaxed)
             + self.query_free_bytes.load(Ordering::Relaxed)
             + self.output_bytes.load(Ordering::Relaxed)
@@ -449,10 +453,11 @@ impl Clients {
 
     /// Bytes that the server holds for all clients.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.all()
-            .iter()
-            .map(|client| client.memory_bytes() as u64)
-            .sum()
+        let bytes_of = |desk: &Desk| -> usize {
+            let clients = desk.clients.lock();
+            clients.values().map(|client| client.memory_bytes()).sum()
+        };
+        self.desks.iter().map(|desk| bytes_of(desk) as u64).sum()
     }
 
     /// Whether a pause was begun and not ended.

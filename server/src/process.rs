@@ -171,13 +171,6 @@ pub(crate) struct SystemMemory {
     pub(crate) file_bytes: u64,
 }
 
-impl SystemMemory {
-    /// Resident bytes that are not of files: heaps, arenas and stacks.
-    pub(crate) fn anonymous_bytes(&self) -> u64 {
-        self.resident_bytes.saturating_sub(self.file_bytes)
-    }
-}
-
 /// Resident memory of the process, from `/proc/self/statm`: O(1).
 pub(crate) fn resident_memory() -> SystemMemory {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();

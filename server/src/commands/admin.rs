@@ -213,14 +213,11 @@ mod tests {
                     memory,
                     ..Statistics::default()
                 },
-                heap_bytes: 0,
                 system: crate::process::SystemMemory {
                     resident_bytes: resident,
                     file_bytes: 0,
                 },
-                peak_bytes: 0,
-                startup_bytes: 0,
-                client_bytes: 0,
+                ..MemoryReport::default()
             };
             let text = picture(&report, 20, 10);
             let rows: Vec<&str> = text.lines().take(10).collect();

@@ -20,7 +20,7 @@ use crate::log::Log;
 use crate::observe::clients::CommandNames;
 use crate::observe::info::Identity;
 use crate::observe::latency::LatencyMonitor;
-use crate::observe::memory::MemoryState;
+use crate::observe::memory::{HeapMemory, MemoryState};
 use crate::observe::rates::{Sample, Sampler};
 use crate::observe::slowlog::SlowLog;
 use crate::observe::stats::{Stats, WorkerStats};
@@ -129,7 +129,7 @@ impl Services {
     /// Takes a sample of rates and of memory use, `at` this time since the start.
     pub(crate) fn take_sample(&self, at: Duration) {
         let keyspace = self.keyspace_statistics();
-        self.memory.sample(&keyspace);
+        self.memory.sample(&keyspace, &HeapMemory::now());
         let sample = self.rate_sample(&keyspace, at);
         self.sampler.lock().push(sample);
     }

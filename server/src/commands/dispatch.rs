@@ -380,9 +380,10 @@ fn make_room(ctx: &mut Context<'_>, command: &Command) -> Result<(), CommandErro
         return Ok(());
     }
     ctx.lock(ShardSet::EMPTY);
-    let made = services
-        .keyspace
-        .make_room(ctx.now_ms, services.memory.heap_bytes());
+    let heap_bytes = services
+        .memory
+        .heap_bytes(services.config.is_set(Id::MaxMemoryMeasure));
+    let made = services.keyspace.make_room(ctx.now_ms, heap_bytes);
     if made.within_limit || !denied {
         return Ok(());
     }

@@ -1,5 +1,8 @@
 //! MEMORY.
 
+use slab_allocator::SlabAlloc;
+use slab_allocator::stats::ClassStats;
+
 use crate::commands::CommandResult;
 use crate::commands::admin::{databases, memory_report};
 use crate::commands::args::Args;
@@ -136,28 +139,13 @@ pub(crate) fn stats(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
 /// `MEMORY MALLOC-STATS`, with all shards locked.
 pub(crate) fn malloc_stats(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
     let report = memory_report(ctx);
-    let memory = &report.keyspace.memory;
     let ledger = &report.keyspace.compaction;
     let mut text = String::from("Resident memory, part by part:\n\n");
-    let parts = [
-        ("keys", memory.key_bytes),
-        ("values", memory.value_bytes),
-        ("entry headers", memory.header_bytes),
-        ("rounding to size classes", memory.rounding_bytes),
-        ("table", memory.table_bytes),
-        ("free slots and tails of slabs", memory.free_slot_bytes),
-        ("free pages not given back yet", memory.dirty_bytes),
-        ("records of the arenas", memory.metadata_bytes),
-        ("process heap", report.heap_bytes),
-    ];
-    for (name, bytes) in parts {
-        text.push_str(&format!("{name:<32}{bytes:>16}  {}\n", human(bytes)));
+    for (name, bytes) in report.parts() {
+        let size = human(bytes.unsigned_abs());
+        let sign = if bytes < 0 { "-" } else { "" };
+        text.push_str(&format!("{name:<32}{bytes:>16}  {sign}{size}\n"));
     }
-    text.push_str(&format!(
-        "{:<32}{:>16}\n",
-        "outside of the allocators",
-        report.outside_bytes()
-    ));
     text.push_str(&format!(
         "{:<32}{:>16}\n\nCompaction since the start:\n\n",
         "sum", report.system.resident_bytes
@@ -181,8 +169,32 @@ pub(crate) fn malloc_stats(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult 
     for (name, number) in done {
         text.push_str(&format!("{name:<32}{number:>16}\n"));
     }
+    text.push_str("\nSize classes of the keyspace:\n\n");
+    let classes = ctx.locked.size_classes();
+    write_classes(&mut text, &classes);
+    text.push_str("\nSize classes of the process's heap:\n\n");
+    // The list is allocated on the heap that it describes, so its room is there before.
+    let mut classes = Vec::with_capacity(HEAP_CLASSES);
+    SlabAlloc::new().class_stats(|class| classes.push(*class));
+    write_classes(&mut text, &classes);
     ctx.reply.verbatim(b"txt", text.as_bytes());
     Ok(())
+}
+
+/// Room for the size classes of the process's heap.
+const HEAP_CLASSES: usize = 128;
+
+/// Writes size classes as a table.
+fn write_classes(text: &mut String, classes: &[ClassStats]) {
+    text.push_str("    slot  pages/slab     slabs         live         free   in use\n");
+    for class in classes.iter().filter(|class| class.slabs > 0) {
+        let slots = u64::from(class.live) + u64::from(class.free);
+        let percent = u64::from(class.live) * 100 / slots.max(1);
+        text.push_str(&format!(
+            "{:>8}{:>12}{:>10}{:>13}{:>13}{percent:>8}%\n",
+            class.slot_bytes, class.slab_pages, class.slabs, class.live, class.free
+        ));
+    }
 }
 
 /// `MEMORY DOCTOR`, with all shards locked.
@@ -232,11 +244,20 @@ pub(crate) fn doctor(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
                 "Clients take {mean} each on average: some do not read their replies. CLIENT LIST shows which (omem)."
             ));
         }
-        let outside = report.outside_bytes();
-        if outside > 10 << 20 && outside.unsigned_abs() > report.system.resident_bytes / 5 {
-            let bytes = human(outside.unsigned_abs());
+        let heap = &report.heap;
+        let heap_free = heap.free_slot_bytes + heap.cached_bytes + heap.dirty_bytes;
+        if heap_free > 10 << 20 && heap_free > heap.live_bytes {
+            let free = human(heap_free);
             findings.push(format!(
-                "{bytes} of the resident memory are outside of the allocators."
+                "{free} of the process's heap are free, left behind by clients' buffers; MEMORY PURGE gives back what can \
+                 be."
+            ));
+        }
+        let rest = report.rest_bytes();
+        if rest > 10 << 20 && rest.unsigned_abs() > report.system.resident_bytes / 5 {
+            let bytes = human(rest.unsigned_abs());
+            findings.push(format!(
+                "{bytes} of the resident memory are outside of the allocators and the program's files."
             ));
         }
         if findings.is_empty() {
@@ -251,6 +272,7 @@ pub(crate) fn doctor(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
 /// `MEMORY PURGE`
 pub(crate) fn purge(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
     ctx.without_locks(|services| services.keyspace.purge());
+    SlabAlloc::new().purge();
     ctx.reply.ok();
     Ok(())
 }

@@ -77,6 +77,8 @@ pub(crate) struct OutputQueue {
     sent: usize,
     /// Bytes not sent yet.
     bytes: usize,
+    /// Bytes of memory that the pieces take.
+    held_bytes: usize,
 }
 
 /// Pieces are filled up to this size before another is begun, in bytes.
@@ -88,6 +90,11 @@ impl OutputQueue {
         self.bytes
     }
 
+    /// Bytes of memory held for them.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// Number of pieces.
     pub(crate) fn pieces(&self) -> usize {
         self.pieces.len()
@@ -95,6 +102,7 @@ impl OutputQueue {
 
     fn push_piece(&mut self, piece: Vec<u8>, sent: usize) {
         self.bytes += piece.len() - sent;
+        self.held_bytes += piece.capacity();
         if self.pieces.is_empty() {
             self.sent = sent;
             self.pieces.push_back(piece);
@@ -109,9 +117,12 @@ impl OutputQueue {
         if let Some(last) = self.pieces.back_mut()
             && last.len() + bytes.len() <= PIECE_BYTES
         {
+            let before = last.capacity();
             last.extend_from_slice(bytes);
+            self.held_bytes += last.capacity() - before;
             return;
         }
+        self.held_bytes += bytes.len();
         self.pieces.push_back(bytes.to_vec());
     }
 }
@@ -232,7 +243,7 @@ impl Connection {
                 return Ok(total);
             }
             queue.sent = 0;
-            queue.pieces.pop_front();
+            queue.held_bytes -= queue.pieces.pop_front().map_or(0, |piece| piece.capacity());
         }
         self.output = None;
         Ok(total)

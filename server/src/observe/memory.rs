@@ -1,18 +1,71 @@
 //! Where the memory is: what the process holds, in Redis's terms, and the parts that add up to what is resident.
+//!
+//! ```text
+//! resident = keyspace's arenas (keys, values, headers, rounding, table, free slots, free pages, records)
+//!          + process's heap    (objects, free slots, threads' caches, free pages, records)
+//!          + files             (the program and its libraries)
+//!          + the rest          (stacks, static data, the system's error)
+//! ```
+//!
+//! Both allocators keep books, so what is in use is counted and not guessed from what is resident.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvstore::statistics::Statistics;
+use slab_allocator::SlabAlloc;
 
 use crate::process;
+
+/// Where the memory of the process's heap is: everything but the keyspace's arenas. The parts add up to what it holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HeapMemory {
+    /// Objects: slots in use, and page runs of large ones.
+    pub(crate) live_bytes: u64,
+    /// Free slots and tails of slabs, in resident pages.
+    pub(crate) free_slot_bytes: u64,
+    /// Free slots in threads' caches.
+    pub(crate) cached_bytes: u64,
+    /// Free pages not given back yet.
+    pub(crate) dirty_bytes: u64,
+    /// The allocator's records.
+    pub(crate) metadata_bytes: u64,
+}
+
+impl HeapMemory {
+    /// The heap's books now. Takes time in proportion to threads and size classes.
+    pub(crate) fn now() -> Self {
+        let heap = SlabAlloc::new().stats();
+        let arenas = &heap.arenas;
+        let free_bytes = arenas.free_bytes + arenas.tail_bytes;
+        Self {
+            live_bytes: (arenas.live_bytes + arenas.large_bytes) as u64,
+            free_slot_bytes: free_bytes.saturating_sub(arenas.punched_bytes) as u64,
+            cached_bytes: heap.cached_bytes as u64,
+            dirty_bytes: arenas.dirty_bytes as u64,
+            metadata_bytes: arenas.metadata_bytes as u64,
+        }
+    }
+
+    /// Bytes of the pages that hold an object or are held for the next ones.
+    pub(crate) fn active_bytes(&self) -> u64 {
+        self.live_bytes + self.free_slot_bytes + self.cached_bytes
+    }
+
+    /// All of it. Pages of large objects count from the moment when they are handed out, touched or not.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.active_bytes() + self.dirty_bytes + self.metadata_bytes
+    }
+}
 
 /// Peak and start of memory use.
 #[derive(Debug, Default)]
 pub(crate) struct MemoryState {
     peak_bytes: AtomicU64,
     startup_bytes: AtomicU64,
+    /// What objects on the process's heap take, as last sampled.
+    heap_live_bytes: AtomicU64,
     /// What the process's heap holds, as last sampled.
-    heap_bytes: AtomicU64,
+    heap_resident_bytes: AtomicU64,
     /// What was in use, as last sampled.
     used_bytes: AtomicU64,
 }
@@ -20,15 +73,17 @@ pub(crate) struct MemoryState {
 impl MemoryState {
     /// Notes what is in use when the server is ready and empty.
     pub(crate) fn note_startup(&self, keyspace: &Statistics) {
-        let used = self.sample(keyspace);
+        let used = self.sample(keyspace, &HeapMemory::now());
         self.startup_bytes.store(used, Ordering::Relaxed);
     }
 
     /// Notes what is in use now, for the peak; returns it.
-    pub(crate) fn sample(&self, keyspace: &Statistics) -> u64 {
-        let heap = heap_bytes(&process::resident_memory(), keyspace);
-        self.heap_bytes.store(heap, Ordering::Relaxed);
-        let used = keyspace.memory.used_bytes() + heap;
+    pub(crate) fn sample(&self, keyspace: &Statistics, heap: &HeapMemory) -> u64 {
+        self.heap_live_bytes
+            .store(heap.live_bytes, Ordering::Relaxed);
+        self.heap_resident_bytes
+            .store(heap.resident_bytes(), Ordering::Relaxed);
+        let used = keyspace.memory.used_bytes() + heap.live_bytes;
         self.used_bytes.store(used, Ordering::Relaxed);
         self.peak_bytes.fetch_max(used, Ordering::Relaxed);
         used
@@ -39,75 +94,74 @@ impl MemoryState {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// What counts for `maxmemory` beside the keyspace, as last sampled.
-    pub(crate) fn heap_bytes(&self) -> u64 {
-        self.heap_bytes.load(Ordering::Relaxed)
+    /// What counts for `maxmemory` beside the keyspace, as last sampled: what objects on the process's heap take, or
+    /// what it holds where the limit is on resident bytes.
+    pub(crate) fn heap_bytes(&self, resident: bool) -> u64 {
+        if resident {
+            self.heap_resident_bytes.load(Ordering::Relaxed)
+        } else {
+            self.heap_live_bytes.load(Ordering::Relaxed)
+        }
     }
 
     /// Makes the present use the peak, for CONFIG RESETSTAT.
     pub(crate) fn reset_peak(&self, keyspace: &Statistics) {
         self.peak_bytes.store(0, Ordering::Relaxed);
-        self.sample(keyspace);
+        self.sample(keyspace, &HeapMemory::now());
     }
 }
 
-fn heap_bytes(system: &process::SystemMemory, keyspace: &Statistics) -> u64 {
-    system
-        .anonymous_bytes()
-        .saturating_sub(keyspace.memory.resident_bytes())
-}
-
 /// All figures about memory at one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct MemoryReport {
     /// What the keyspace says.
     pub(crate) keyspace: Statistics,
-    /// What the process holds outside of the keyspace: its heap and its stacks, as far as they are resident.
-    pub(crate) heap_bytes: u64,
+    /// What the process's heap says.
+    pub(crate) heap: HeapMemory,
     /// What the system says.
     pub(crate) system: process::SystemMemory,
     /// The most that was in use.
     pub(crate) peak_bytes: u64,
     /// What was in use when the server was ready and empty.
     pub(crate) startup_bytes: u64,
-    /// What clients hold: records and buffers.
+    /// What clients hold: records and buffers. It is part of the heap.
     pub(crate) client_bytes: u64,
 }
 
 impl MemoryReport {
     /// Takes all figures now.
     pub(crate) fn now(state: &MemoryState, keyspace: Statistics, client_bytes: u64) -> Self {
-        state.sample(&keyspace);
-        let system = process::resident_memory();
+        let heap = HeapMemory::now();
+        state.sample(&keyspace, &heap);
         Self {
             keyspace,
-            heap_bytes: heap_bytes(&system, &keyspace),
-            system,
+            heap,
+            system: process::resident_memory(),
             peak_bytes: state.peak_bytes.load(Ordering::Relaxed),
             startup_bytes: state.startup_bytes.load(Ordering::Relaxed),
             client_bytes,
         }
     }
 
-    /// What is in use: data, tables and everything on the process's heap.
+    /// What is in use: data, tables and the objects on the process's heap.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.keyspace.memory.used_bytes() + self.heap_bytes
+        self.keyspace.memory.used_bytes() + self.heap.live_bytes
     }
 
-    /// What is in use that is not data.
+    /// What is in use that is not data: tables, and what the server needs for itself and its clients.
     pub(crate) fn overhead_bytes(&self) -> u64 {
-        self.startup_bytes + self.client_bytes + self.keyspace.memory.table_bytes
+        self.keyspace.memory.table_bytes + self.heap.live_bytes
     }
 
     /// What data takes: keys and values with their headers and rounding.
     pub(crate) fn dataset_bytes(&self) -> u64 {
-        self.used_bytes().saturating_sub(self.overhead_bytes())
+        self.used_bytes() - self.overhead_bytes()
     }
 
     /// Data as a percentage of what is in use beyond the start.
     pub(crate) fn dataset_percent(&self) -> f64 {
         let net = self.used_bytes().saturating_sub(self.startup_bytes);
-        percent(self.dataset_bytes(), net)
+        percent(self.dataset_bytes(), net).min(100.0)
     }
 
     /// What is in use as a percentage of the peak.
@@ -118,12 +172,12 @@ impl MemoryReport {
     /// Bytes of the pages that hold something in use.
     pub(crate) fn active_bytes(&self) -> u64 {
         let memory = &self.keyspace.memory;
-        memory.used_bytes() + memory.free_slot_bytes + self.heap_bytes
+        memory.used_bytes() + memory.free_slot_bytes + self.heap.active_bytes()
     }
 
     /// Bytes of the allocators' resident pages.
     pub(crate) fn allocator_resident_bytes(&self) -> u64 {
-        self.keyspace.memory.resident_bytes() + self.heap_bytes
+        self.keyspace.memory.resident_bytes() + self.heap.resident_bytes()
     }
 
     /// How many times `of` the number `part` is; 1 if that is nothing.
@@ -140,9 +194,39 @@ impl MemoryReport {
         i64::try_from(part).unwrap_or(i64::MAX) - i64::try_from(of).unwrap_or(i64::MAX)
     }
 
-    /// Resident bytes that belong to none of the allocators: the program, stacks, the system's own.
+    /// Resident bytes that belong to none of the allocators: files, stacks, static data.
     pub(crate) fn outside_bytes(&self) -> i64 {
         Self::excess(self.system.resident_bytes, self.allocator_resident_bytes())
+    }
+
+    /// What is left of the resident bytes once allocators and files are taken off: stacks, static data, and what the
+    /// system's figure is off by. Negative where pages were handed out that nobody has touched.
+    pub(crate) fn rest_bytes(&self) -> i64 {
+        let named = self.allocator_resident_bytes() + self.system.file_bytes;
+        Self::excess(self.system.resident_bytes, named)
+    }
+
+    /// All resident bytes, part by part.
+    pub(crate) fn parts(&self) -> [(&'static str, i64); 15] {
+        let (memory, heap) = (&self.keyspace.memory, &self.heap);
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        [
+            ("keys", bytes(memory.key_bytes)),
+            ("values", bytes(memory.value_bytes)),
+            ("entry headers", bytes(memory.header_bytes)),
+            ("rounding", bytes(memory.rounding_bytes)),
+            ("table", bytes(memory.table_bytes)),
+            ("free slots", bytes(memory.free_slot_bytes)),
+            ("dirty pages", bytes(memory.dirty_bytes)),
+            ("metadata", bytes(memory.metadata_bytes)),
+            ("heap objects", bytes(heap.live_bytes)),
+            ("heap free slots", bytes(heap.free_slot_bytes)),
+            ("heap cached slots", bytes(heap.cached_bytes)),
+            ("heap dirty pages", bytes(heap.dirty_bytes)),
+            ("heap metadata", bytes(heap.metadata_bytes)),
+            ("program files", bytes(self.system.file_bytes)),
+            ("rest", self.rest_bytes()),
+        ]
     }
 }
 

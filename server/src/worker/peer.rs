@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
-use crate::clients::ClientFlags;
+use crate::clients::{CONNECTION_BYTES, ClientFlags};
 use crate::commands::context::Services;
 use crate::config::directive::Id;
 use crate::log::Level;
@@ -53,6 +53,9 @@ pub(crate) struct Peer {
     /// Since when the replies that wait exceed the soft limit, in milliseconds of Unix time; 0 if they do not.
     over_soft_since_ms: u64,
 }
+
+// What clients are said to take is what they take.
+const _: () = assert!(size_of::<Peer>() == CONNECTION_BYTES);
 
 impl Peer {
     /// A connection that was just accepted and is waited for with `token`.
@@ -339,7 +342,7 @@ impl Peer {
         let (bytes, pieces) = self
             .connection
             .output()
-            .map_or((0, 0), |queue| (queue.len(), queue.pieces()));
+            .map_or((0, 0), |queue| (queue.held_bytes(), queue.pieces()));
         client.output_bytes.store(bytes, Ordering::Relaxed);
         client
             .output_pieces

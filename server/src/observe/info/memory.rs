@@ -1,7 +1,7 @@
 //! Where the memory is.
 
 use crate::config::directive::Id;
-use crate::observe::info::{Fields, VERSION, ratio, zero};
+use crate::observe::info::{Fields, Sources, VERSION, line, ratio, zero};
 use crate::observe::memory::{MemoryReport, human};
 use crate::process;
 
@@ -115,33 +115,12 @@ pub(super) const MEMORY: &Fields = &[
     }),
     ("lazyfree_pending_objects", zero),
     ("lazyfreed_objects", zero),
-    // What is resident, part by part. The parts from here on add up to used_memory_rss.
-    ("mem_part_keys", |s| {
-        s.memory.keyspace.memory.key_bytes.to_string()
-    }),
-    ("mem_part_values", |s| {
-        s.memory.keyspace.memory.value_bytes.to_string()
-    }),
-    ("mem_part_entry_headers", |s| {
-        s.memory.keyspace.memory.header_bytes.to_string()
-    }),
-    ("mem_part_rounding", |s| {
-        s.memory.keyspace.memory.rounding_bytes.to_string()
-    }),
-    ("mem_part_table", |s| {
-        s.memory.keyspace.memory.table_bytes.to_string()
-    }),
-    ("mem_part_free_slots", |s| {
-        s.memory.keyspace.memory.free_slot_bytes.to_string()
-    }),
-    ("mem_part_dirty_pages", |s| {
-        s.memory.keyspace.memory.dirty_bytes.to_string()
-    }),
-    ("mem_part_metadata", |s| {
-        s.memory.keyspace.memory.metadata_bytes.to_string()
-    }),
-    ("mem_part_process_heap", |s| s.memory.heap_bytes.to_string()),
-    ("mem_part_outside_allocators", |s| {
-        s.memory.outside_bytes().to_string()
-    }),
 ];
+
+/// What is resident, part by part: the parts add up to used_memory_rss.
+pub(super) fn parts(s: &Sources<'_>, out: &mut String) {
+    for (name, bytes) in s.memory.parts() {
+        let name = name.replace(' ', "_");
+        line(out, format_args!("mem_part_{name}:{bytes}"));
+    }
+}

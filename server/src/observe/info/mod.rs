@@ -111,7 +111,14 @@ static SECTIONS: &[Section] = &[
         ],
     ),
     section("clients", "Clients", &[Content::Fields(clients::CLIENTS)]),
-    section("memory", "Memory", &[Content::Fields(memory::MEMORY)]),
+    section(
+        "memory",
+        "Memory",
+        &[
+            Content::Fields(memory::MEMORY),
+            Content::Lines(memory::parts),
+        ],
+    ),
     section(
         "persistence",
         "Persistence",
