@@ -13,7 +13,7 @@ use crate::compaction;
 use crate::error::{OutOfMemory, UpdateError};
 use crate::key::{Key, Position, ScanCursor};
 use crate::lock::HeldView;
-use crate::shard::{At, Discarded, NewExpiry, Reclaim, Shard, Touch, Usage};
+use crate::shard::{At, Discarded, NewExpiry, Prepared, Reclaim, Shard, Touch, Usage};
 use crate::statistics::DbStatistics;
 use crate::value::{Encoding, NewValue, ValueRef, ValueType};
 use crate::watch::WatchFlag;
@@ -84,6 +84,51 @@ impl Db<'_> {
         let result = shard.set(&at, value, expiry);
         compaction::after_write(shard);
         result
+    }
+
+    /// Makes `value(n)` the value of key number n, for all keys or, if memory runs out, for none. Of a
+    /// key that comes twice the last value counts. No key has an expiry afterwards.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: all keys are as they were.
+    pub fn set_all<'v>(
+        &mut self,
+        keys: &[Key<'_>],
+        value: impl Fn(usize) -> NewValue<'v>,
+    ) -> Result<(), OutOfMemory> {
+        let overruled = overruled(keys);
+        let counts = |n: &usize| !overruled.get(*n).copied().unwrap_or(false);
+        let mut prepared: Vec<(usize, Prepared)> = Vec::with_capacity(keys.len());
+        let mut result = Ok(());
+        for n in (0..keys.len()).filter(counts) {
+            let (shard, at) = self.locate(&keys[n]);
+            match shard.prepare(&at, value(n)) {
+                Ok(step) => prepared.push((n, step)),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        if result.is_err() {
+            for (n, step) in prepared {
+                let (shard, at) = self.locate(&keys[n]);
+                shard.cancel(&at, step);
+            }
+            return result;
+        }
+        let unchanged = !prepared
+            .iter()
+            .any(|(_, step)| matches!(step, Prepared::Created));
+        for (n, step) in &prepared {
+            let (shard, at) = self.locate(&keys[*n]);
+            shard.commit(&at, value(*n), *step, unchanged);
+        }
+        // Only now does a table know every entry.
+        for (n, _) in prepared {
+            compaction::after_write(self.locate(&keys[n]).0);
+        }
+        Ok(())
     }
 
     /// Adds `by` to the integer at `key`, 0 if there is none, and returns the sum. The expiry stays.
@@ -404,4 +449,40 @@ impl Db<'_> {
         let (shard, at) = self.locate(key);
         shard.unwatch(at.db, at.key, flag);
     }
+}
+
+/// Up to this many keys each is compared with each.
+const COMPARED_KEYS_MAX: usize = 16;
+
+/// Which of the keys come again further on; nothing if none does.
+fn overruled(keys: &[Key<'_>]) -> Vec<bool> {
+    let same = |a: &Key<'_>, b: &Key<'_>| a.hash() == b.hash() && a.bytes() == b.bytes();
+    let mut overruled = Vec::new();
+    let mut note = |n: usize| {
+        overruled.resize(keys.len(), false);
+        overruled[n] = true;
+    };
+    if keys.len() <= COMPARED_KEYS_MAX {
+        for (n, key) in keys.iter().enumerate() {
+            if keys[n + 1..].iter().any(|later| same(key, later)) {
+                note(n);
+            }
+        }
+        return overruled;
+    }
+    let mut order: Vec<(u64, usize)> = (keys.iter().enumerate())
+        .map(|(n, key)| (key.hash().get(), n))
+        .collect();
+    order.sort_unstable();
+    for pair in order.chunk_by(|a, b| a.0 == b.0) {
+        for (at, (_, n)) in pair.iter().enumerate() {
+            if pair[at + 1..]
+                .iter()
+                .any(|(_, later)| same(&keys[*n], &keys[*later]))
+            {
+                note(*n);
+            }
+        }
+    }
+    overruled
 }

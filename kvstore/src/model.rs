@@ -36,6 +36,13 @@ pub enum Op {
         length: u16,
         volatile: bool,
     },
+    /// Store `count` keys in a row as one, the first ones twice: all or none.
+    SetTogether {
+        db: u8,
+        from: u16,
+        count: u8,
+        length: u16,
+    },
     /// Look up, as a reading command does.
     Get { db: u8, key: u16 },
     /// Look up several keys in a batch with prefetch.
@@ -121,7 +128,13 @@ impl Op {
                 length: other,
                 expiry: third,
             },
-            5..=8 => Op::SetMany {
+            8 => Op::SetTogether {
+                db: a,
+                from: key,
+                count: d,
+                length: third,
+            },
+            5..=7 => Op::SetMany {
                 db: a,
                 from: key,
                 count: other % 3000,
@@ -404,6 +417,29 @@ impl Model {
                     db.exists(&keyspace.key(&name.1), Touch::READ)
                 });
                 assert_eq!(found, self.kept.contains_key(&name));
+            }
+            Op::SetTogether {
+                db,
+                from,
+                count,
+                length,
+            } => {
+                let row = (0..u16::from(count)).chain(0..u16::from(count / 8));
+                let names: Vec<Name> = row.map(|n| Self::name(db, from.wrapping_add(n))).collect();
+                let values: Vec<Vec<u8>> = (0u16..)
+                    .take(names.len())
+                    .map(|n| value_bytes(n, length.wrapping_add(n % 5)))
+                    .collect();
+                self.flag.lower();
+                let result = self.with_db(usize::from(db) % DATABASES, |keyspace, db| {
+                    let keys: Vec<_> = names.iter().map(|name| keyspace.key(&name.1)).collect();
+                    db.set_all(&keys, |n| NewValue::String(&values[n]))
+                });
+                if self.done(result).is_some() {
+                    let expiry_ms = None;
+                    let kept = values.into_iter().map(|value| Kept { value, expiry_ms });
+                    self.kept.extend(names.into_iter().zip(kept));
+                }
             }
             Op::GetMany { db, from, count } => {
                 let names: Vec<Name> = (0..u16::from(count))
@@ -868,6 +904,21 @@ mod tests {
             });
         }
         assert!(model.ran_out_of_memory() && !model.is_empty());
+        // There is room for some of these keys, but not for all of them.
+        model.step(Op::RemoveMany {
+            db: 0,
+            from: 0,
+            count: 50,
+            step: 1,
+        });
+        let before = model.len();
+        model.step(Op::SetTogether {
+            db: 0,
+            from: 0,
+            count: 255,
+            length: 683,
+        });
+        assert_eq!(model.len(), before);
         model.step(Op::RemoveMany {
             db: 0,
             from: 0,

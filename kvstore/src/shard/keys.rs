@@ -64,7 +64,7 @@ impl Shard {
     }
 
     /// Puts a new entry in the place of the key's, or in a place of its own.
-    fn install(&mut self, at: &At<'_>, entry: Ref) -> Result<(), OutOfMemory> {
+    pub(super) fn install(&mut self, at: &At<'_>, entry: Ref) -> Result<(), OutOfMemory> {
         // SAFETY: the entry is new and live.
         let header = unsafe { entry::header(&self.memory, entry) };
         match self.live(at) {

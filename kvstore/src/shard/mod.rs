@@ -8,6 +8,7 @@ mod expiring;
 mod inspect;
 mod keys;
 mod owners;
+mod several;
 mod strings;
 mod upkeep;
 mod whole;
@@ -32,6 +33,7 @@ use crate::watch::WatchTable;
 use evicting::Candidate;
 pub use inspect::Usage;
 pub(crate) use owners::{Moving, Relocation};
+pub(crate) use several::Prepared;
 use whole::Drain;
 pub(crate) use whole::{Discarded, Reclaim};
 

@@ -282,15 +282,10 @@ fn check_pairs(ctx: &Context<'_>, args: Args<'_>) -> CommandResult {
     }
 }
 
+/// Sets all pairs or, if memory runs out, none.
 fn set_pairs(db: &mut Db<'_>, args: Args<'_>) -> CommandResult {
-    for (pair, key) in args.keys().iter().enumerate() {
-        db.set(
-            key,
-            NewValue::String(args.get(2 * pair + 2)),
-            NewExpiry::None,
-        )?;
-    }
-    Ok(())
+    let value = |pair: usize| NewValue::String(args.get(2 * pair + 2));
+    Ok(db.set_all(args.keys(), value)?)
 }
 
 /// `APPEND key value`
