@@ -14,6 +14,17 @@
 //!      v                     +-------------------------------+
 //!   REFUSED
 //! ```
+//!
+//! A program may [forbid](Background::forbid) it, and [allow](Background::allow) it
+//! again. A thread that exists is LEAVING then until it has seen that, and ends:
+//!
+//! ```text
+//!                       forbid                    the thread ends
+//!  UNSTARTED, REFUSED ----------> FORBIDDEN <----------------------- LEAVING
+//!      ^               allow         |             forbid              | ^
+//!      +-----------------------------+       AWAKE, ASLEEP -> LEAVING  | |
+//!                                                  AWAKE <-------------+ | allow
+//! ```
 
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -26,6 +37,11 @@ const AWAKE: u32 = 1;
 const ASLEEP: u32 = 2;
 /// There is no such thread, and there will be none: the system has refused it.
 const REFUSED: u32 = 3;
+
+/// There is no such thread, since the program does not want it.
+const FORBIDDEN: u32 = 4;
+/// The program does not want the thread any more, which has not seen that yet.
+const LEAVING: u32 = 5;
 
 /// Nanoseconds between the store that says the thread is asleep and its last look
 /// for work: far longer than a store takes to be seen by other processors.
@@ -79,14 +95,61 @@ impl Background {
             && self.state.compare_exchange(UNSTARTED, AWAKE, SeqCst, Relaxed).is_ok()
             && !self.start()
         {
-            self.state.store(REFUSED, Relaxed);
+            // It may have been forbidden meanwhile.
+            let forbidden = self.change(|state| match state {
+                LEAVING => FORBIDDEN,
+                _ => REFUSED,
+            });
+            debug_assert!(matches!(forbidden, AWAKE | LEAVING));
         }
-        self.state.load(Relaxed) != REFUSED
+        !matches!(self.state.load(Relaxed), REFUSED | FORBIDDEN | LEAVING)
     }
 
     /// Forgets the thread, in the child of a fork, which does not have it.
     pub(crate) fn forget(&self) {
-        self.state.store(UNSTARTED, Relaxed);
+        self.change(|state| match state {
+            FORBIDDEN | LEAVING => FORBIDDEN,
+            _ => UNSTARTED,
+        });
+    }
+
+    /// Ends the thread, and has none started.
+    pub(crate) fn forbid(&self) {
+        let before = self.change(|state| match state {
+            AWAKE | ASLEEP | LEAVING => LEAVING,
+            _ => FORBIDDEN,
+        });
+        if matches!(before, AWAKE | ASLEEP) {
+            futex_wake(&self.state);
+        }
+    }
+
+    /// Lets the thread be started, or stay.
+    pub(crate) fn allow(&self) {
+        self.change(|state| match state {
+            LEAVING => AWAKE,
+            FORBIDDEN => UNSTARTED,
+            other => other,
+        });
+    }
+
+    /// Whether the program has not forbidden the thread.
+    pub(crate) fn is_allowed(&self) -> bool {
+        !matches!(self.state.load(Relaxed), FORBIDDEN | LEAVING)
+    }
+
+    /// Goes from one state to the next; returns the former one.
+    fn change(&self, next: impl Fn(u32) -> u32) -> u32 {
+        let mut state = self.state.load(Relaxed);
+        loop {
+            match self
+                .state
+                .compare_exchange(state, next(state), SeqCst, Relaxed)
+            {
+                Ok(former) => return former,
+                Err(now) => state = now,
+            }
+        }
     }
 
     fn start(&'static self) -> bool {
@@ -119,15 +182,28 @@ impl Background {
         }
     }
 
-    fn run(&self) -> ! {
+    fn run(&self) {
         // SAFETY: The name is a C string of less than 16 bytes.
         unsafe { libc::prctl(libc::PR_SET_NAME, c"slabkv-purge".as_ptr()) };
         loop {
+            if self
+                .state
+                .compare_exchange(LEAVING, FORBIDDEN, SeqCst, Relaxed)
+                .is_ok()
+            {
+                return;
+            }
             if let Some(pause_ms) = (self.work.tick)() {
                 futex_wait(&self.state, AWAKE, Some(pause_ms * 1_000_000));
                 continue;
             }
-            self.state.store(ASLEEP, SeqCst);
+            if self
+                .state
+                .compare_exchange(AWAKE, ASLEEP, SeqCst, Relaxed)
+                .is_err()
+            {
+                continue;
+            }
             // Whoever saw the thread awake before that store may have made work
             // which cannot be seen yet. It can be in a moment.
             futex_wait(&self.state, ASLEEP, Some(LAST_LOOK_NS));
@@ -143,7 +219,8 @@ impl Background {
 
 extern "C" fn run(background: *mut c_void) -> *mut c_void {
     // SAFETY: `start` passes a reference that lives as long as the process.
-    unsafe { &*background.cast::<Background>() }.run()
+    unsafe { &*background.cast::<Background>() }.run();
+    ptr::null_mut()
 }
 
 #[cfg(test)]
@@ -191,6 +268,49 @@ mod tests {
         let ticks = TICKS.load(SeqCst);
         std::thread::sleep(Duration::from_millis(30));
         assert_eq!(TICKS.load(SeqCst), ticks, "it sleeps");
+    }
+
+    #[test]
+    fn a_thread_that_is_forbidden_ends_and_may_come_back() {
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        static FORBIDDEN_ONE: Background = Background::new(Work {
+            tick: || {
+                RUNS.fetch_add(1, SeqCst);
+                RUNS.load(SeqCst).is_multiple_of(2).then_some(1)
+            },
+            has_work: || false,
+        });
+        let state = || FORBIDDEN_ONE.state.load(SeqCst);
+        for sleeps in [false, true, true] {
+            assert!(FORBIDDEN_ONE.is_allowed() && FORBIDDEN_ONE.notify(true));
+            if sleeps {
+                wait_until("it falls asleep", || state() == ASLEEP);
+            }
+            FORBIDDEN_ONE.forbid();
+            assert!(!FORBIDDEN_ONE.is_allowed() && !FORBIDDEN_ONE.notify(true));
+            wait_until("it ends", || state() == FORBIDDEN);
+            let runs = RUNS.load(SeqCst);
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(RUNS.load(SeqCst), runs);
+            // A fork changes nothing in that.
+            FORBIDDEN_ONE.forget();
+            assert_eq!(state(), FORBIDDEN);
+            FORBIDDEN_ONE.allow();
+            assert_eq!(state(), UNSTARTED);
+        }
+    }
+
+    #[test]
+    fn a_thread_that_was_about_to_leave_stays_if_it_is_allowed_again() {
+        static STAYS: Background = Background::new(Work {
+            tick: || None,
+            has_work: || false,
+        });
+        STAYS.state.store(AWAKE, SeqCst);
+        STAYS.forbid();
+        assert_eq!(STAYS.state.load(SeqCst), LEAVING);
+        STAYS.allow();
+        assert_eq!(STAYS.state.load(SeqCst), AWAKE);
     }
 
     #[test]

@@ -30,17 +30,54 @@ pub(crate) fn fatal(what: &'static str, value: usize) -> ! {
     }
 }
 
-struct Message {
-    bytes: [u8; 160],
+/// Writes `slabkv: <where>: "<item>" is ignored: <what>` to standard error. What is not
+/// printable of the item shows as a question mark, and only its start if it is long.
+#[cold]
+pub(crate) fn complain(place: &str, item: &[u8], what: &'static str) {
+    const ITEM_BYTES_MAX: usize = 48;
+    let mut message = Message {
+        bytes: [0; 320],
+        length: 0,
+    };
+    message.text("slabkv: ");
+    message.text(place);
+    message.text(": \"");
+    message.printable(&item[..item.len().min(ITEM_BYTES_MAX)]);
+    message.text("\" is ignored: ");
+    message.text(what);
+    message.text("\n");
+    // SAFETY: The buffer is valid for `length` bytes.
+    unsafe {
+        libc::write(
+            libc::STDERR_FILENO,
+            message.bytes.as_ptr().cast(),
+            message.length,
+        )
+    };
+}
+
+struct Message<const BYTES: usize> {
+    bytes: [u8; BYTES],
     length: usize,
 }
 
-impl Message {
+impl<const BYTES: usize> Message<BYTES> {
     /// Appends as much as there is room for.
     fn text(&mut self, text: &str) {
         for (to, from) in self.bytes.iter_mut().skip(self.length).zip(text.bytes()) {
             *to = from;
             self.length += 1;
+        }
+    }
+
+    fn printable(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            let shown = [if byte.is_ascii_graphic() || *byte == b' ' {
+                *byte
+            } else {
+                b'?'
+            }];
+            self.text(core::str::from_utf8(&shown).unwrap_or("?"));
         }
     }
 
@@ -65,7 +102,7 @@ impl Message {
 mod tests {
     use super::*;
 
-    fn written(build: impl FnOnce(&mut Message)) -> String {
+    fn written(build: impl FnOnce(&mut Message<160>)) -> String {
         let mut message = Message {
             bytes: [0; 160],
             length: 0,
@@ -79,6 +116,11 @@ mod tests {
         for value in [0, 1, 9, 10, 15, 16, 0xdead_beef, usize::MAX] {
             assert_eq!(written(|m| m.hexadecimal(value)), format!("{value:x}"));
         }
+    }
+
+    #[test]
+    fn what_cannot_be_printed_is_a_question_mark() {
+        assert_eq!(written(|m| m.printable(b"a b\n\x80\0:")), "a b???:");
     }
 
     #[test]

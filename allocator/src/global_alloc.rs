@@ -69,15 +69,6 @@ impl SlabAlloc {
         self.flush_thread_cache();
         Process::get().map_or(0, Process::purge_all)
     }
-
-    /// Changes the time in milliseconds within which free pages go back to the
-    /// system; 0 lets the background thread give them back as soon as it can. 1000
-    /// by default.
-    pub fn set_decay_ms(&self, decay_ms: u32) {
-        if let Some(process) = Process::get_or_make() {
-            process.set_decay_ms(decay_ms);
-        }
-    }
 }
 
 // SAFETY: The heap's operations uphold what the trait asks for, and none panics.

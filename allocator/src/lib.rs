@@ -18,15 +18,15 @@
 //! and reads it from here.
 //!
 //! ```text
-//! words     fatal sync units size_class options
+//! words     fatal sync units size_class options settings
 //! system    os
 //! pages     metadata bit_sets buddy decay page_map chunk page_heap record_pool
 //! objects   slab bin hand punch large evacuation remote_free
 //! arenas    stats local_arena upkeep relocation introspect arena model
 //! shared    shared_pages process_arena
 //! threads   thread_cache tls thread fork background
-//! engine    process heap
-//! faces     global_alloc process_stats c_api
+//! engine    exit_report process heap
+//! faces     global_alloc control process_stats c_api
 //! ```
 
 // Loom's atomics cannot be made in constants, as the process heap's must be: under
@@ -37,6 +37,10 @@ pub mod arena;
 mod background;
 #[cfg(not(loom))]
 pub mod c_api;
+#[cfg(not(loom))]
+mod control;
+#[cfg(not(loom))]
+mod exit_report;
 #[cfg(not(loom))]
 mod fork;
 #[cfg(not(loom))]
@@ -90,6 +94,8 @@ pub mod local_arena;
 #[doc(hidden)]
 pub mod model;
 pub mod options;
+#[cfg_attr(loom, allow(dead_code))]
+pub mod settings;
 pub mod size_class;
 pub mod stats;
 pub mod units;
@@ -105,4 +111,5 @@ pub use evacuation::{Prediction, Victim, VictimPolicy};
 pub use local_arena::LocalArena;
 pub use options::{ArenaOptions, Classes};
 pub use relocation::LiveSlot;
+pub use settings::{Profile, Settings};
 pub use stats::{ArenaStats, ClassStats, Extent, ExtentKind, Purged, Waste};

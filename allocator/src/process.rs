@@ -6,13 +6,16 @@
 //! arenas and pages.
 
 use crate::background::{Background, Work};
+use crate::exit_report;
+use crate::fatal::complain;
 use crate::fork::{self, Handlers};
 use crate::os;
 use crate::page_heap::PageHeapOptions;
 use crate::process_arena::{ArenaTable, CLASSES, ProcessArena};
+use crate::settings::{self, Settings};
 use crate::shared_pages::SharedPages;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use crate::sync::{Errno, Lock, Rank, futex_wait};
 use crate::thread::{self, ARENAS_MAX, ExitKey, Registry, Thread};
 use crate::thread_cache::budget_bytes;
@@ -26,16 +29,10 @@ use core::mem::MaybeUninit;
 const REGION_BYTES_MAX: usize = 1 << 40;
 const REGION_BYTES_MIN: usize = 16 << 20;
 
-/// Milliseconds within which free pages go back to the system.
-const DECAY_MS: u32 = 1000;
-
 /// Dirty pages from which on the purge thread is woken, and those from which on it
 /// is started: a program that never frees as much stays without it.
 const DIRTY_PAGES_WAKE: u32 = (256 << 10) / PAGE_BYTES as u32;
 const DIRTY_PAGES_START: u32 = (1 << 20) / PAGE_BYTES as u32;
-
-/// Bytes that a thread's cache may hold, before however large a heap.
-const CACHE_BYTES_MAX: usize = 1 << 20;
 
 /// Pages that are given back under one hold of the page lock, and the nanoseconds
 /// from then to the next, in which others get it.
@@ -75,6 +72,15 @@ static PLACE: Place = Place {
 };
 
 static BACKGROUND: Background = Background::new(Work { tick, has_work });
+
+/// Bytes that a thread's cache may hold, before however large a heap.
+static CACHE_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Milliseconds within which free pages go back to the system, as last set.
+static PURGE_DELAY_MS: AtomicU32 = AtomicU32::new(0);
+
+/// Figures are written when the program exits.
+static STATS_AT_EXIT: AtomicBool = AtomicBool::new(false);
 
 /// Counts periods of at least [`IDLE_MS`], of which every thread tells its cache in
 /// its next slow path.
@@ -119,12 +125,12 @@ impl Process {
     }
 
     /// Reserves what the heap needs, with a region as large as possible.
-    fn new() -> Option<Self> {
+    fn new(settings: &Settings) -> Option<Self> {
         // Under a limit the rest is for the program: its own mappings and stacks.
         let mut region_bytes = (os::address_space_max() / 2).min(REGION_BYTES_MAX);
         let errno = Errno::save();
         while region_bytes >= REGION_BYTES_MIN {
-            if let Some(mut process) = Self::with_region(region_bytes) {
+            if let Some(mut process) = Self::with_region(region_bytes, settings) {
                 process.exit_key = ExitKey::new(thread_exit);
                 errno.restore();
                 return Some(process);
@@ -134,13 +140,13 @@ impl Process {
         None
     }
 
-    fn with_region(region_bytes: usize) -> Option<Self> {
+    fn with_region(region_bytes: usize, settings: &Settings) -> Option<Self> {
         let region_bytes = region_bytes.next_multiple_of(CHUNK_BYTES);
         Some(Self {
             pages: SharedPages::new(&PageHeapOptions {
                 region_bytes,
                 region_bytes_min: region_bytes,
-                decay_ms: DECAY_MS,
+                decay_ms: settings.purge_delay_ms,
             })?,
             arenas: ArenaTable::new(arenas_max())?,
             registry: Lock::new(Rank::Registry, Registry::new()?),
@@ -153,7 +159,14 @@ impl Process {
         {
             let _making = PLACE.making.lock();
             if !PLACE.made.load(Relaxed) {
-                let process = Self::new()?;
+                let settings = settings_of_environment();
+                let process = Self::new(&settings)?;
+                PURGE_DELAY_MS.store(settings.purge_delay_ms, Relaxed);
+                CACHE_BYTES.store(settings.cache_bytes, Relaxed);
+                STATS_AT_EXIT.store(settings.stats_at_exit, Relaxed);
+                if !settings.background_thread {
+                    BACKGROUND.forbid();
+                }
                 // SAFETY: The lock is held and nobody has seen the place yet.
                 unsafe { (*PLACE.process.get()).write(process) };
                 // Release meets the Acquire of `get`.
@@ -168,6 +181,8 @@ impl Process {
                 parent: fork_parent,
                 child: fork_child,
             });
+            // SAFETY: The handler is a function for as long as the process lives.
+            unsafe { libc::atexit(at_exit) };
         }
         Self::get()
     }
@@ -179,7 +194,8 @@ impl Process {
         if thread::current().is_late() {
             return None;
         }
-        let thread = self.registry.lock().attach(&self.arenas)?;
+        let budget = budget_bytes(0, CACHE_BYTES.load(Relaxed));
+        let thread = self.registry.lock().attach(&self.arenas, budget)?;
         thread::set_current(thread);
         if let Some(key) = self.exit_key {
             key.arm(thread);
@@ -292,7 +308,7 @@ impl Process {
         let slab_bytes = self.arena_of(thread).slab_bytes();
         thread
             .cache
-            .set_budget(budget_bytes(slab_bytes, CACHE_BYTES_MAX));
+            .set_budget(budget_bytes(slab_bytes, CACHE_BYTES.load(Relaxed)));
         for class in 0..CLASSES {
             if thread.cache.tick(class) {
                 self.flush_class(thread, class);
@@ -358,10 +374,43 @@ impl Process {
     }
 
     /// Changes the time in milliseconds within which free pages are given back.
-    pub(crate) fn set_decay_ms(&self, decay_ms: u32) {
+    pub(crate) fn set_purge_delay_ms(&self, purge_delay_ms: u32) {
+        PURGE_DELAY_MS.store(purge_delay_ms, Relaxed);
         self.pages
-            .with(|pages| pages.source.pages.set_decay_ms(decay_ms));
+            .with(|pages| pages.source.pages.set_decay_ms(purge_delay_ms));
         self.notify_if_dirty();
+    }
+
+    /// Allows the purge thread, or ends it.
+    pub(crate) fn set_background_thread(&self, wanted: bool) {
+        if wanted {
+            BACKGROUND.allow();
+        } else {
+            BACKGROUND.forbid();
+        }
+        self.notify_if_dirty();
+    }
+
+    /// Changes how much a thread's cache may hold; each thread learns of it with the
+    /// next tick of its cache.
+    pub(crate) fn set_cache_bytes(&self, cache_bytes: usize) {
+        CACHE_BYTES.store(cache_bytes, Relaxed);
+        EPOCH.fetch_add(1, Relaxed);
+    }
+
+    /// Has figures written at exit, or not.
+    pub(crate) fn set_stats_at_exit(&self, wanted: bool) {
+        STATS_AT_EXIT.store(wanted, Relaxed);
+    }
+
+    /// What is set.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            purge_delay_ms: PURGE_DELAY_MS.load(Relaxed),
+            background_thread: BACKGROUND.is_allowed(),
+            cache_bytes: CACHE_BYTES.load(Relaxed),
+            stats_at_exit: STATS_AT_EXIT.load(Relaxed),
+        }
     }
 }
 
@@ -378,6 +427,20 @@ fn arenas_max() -> u16 {
         }
     };
     (processors * 4).min(ARENAS_MAX) as u16
+}
+
+fn settings_of_environment() -> Settings {
+    let text = os::environment(settings::VARIABLE).unwrap_or_default();
+    let name = settings::VARIABLE.to_str().unwrap_or_default();
+    settings::parse(text, |item, expected| complain(name, item, expected))
+}
+
+extern "C" fn at_exit() {
+    if STATS_AT_EXIT.load(Relaxed)
+        && let Some(process) = Process::get()
+    {
+        exit_report::write(&process.pages, &process.arenas);
+    }
 }
 
 /// What the purge thread does when it is awake.

@@ -10,7 +10,7 @@
 
 use crate::metadata::Area;
 use crate::process_arena::ArenaTable;
-use crate::thread_cache::{BUDGET_BYTES_START, ThreadCache};
+use crate::thread_cache::ThreadCache;
 use crate::tls::thread_pointer;
 use crate::units::{PAGE_BYTES, PageIndex, PageRun};
 use core::cell::Cell;
@@ -136,7 +136,11 @@ impl Registry {
     /// A record for a thread that has none, with an arena and an open cache. The
     /// arena is one that no thread uses, with whatever it still holds, else a new
     /// one, else the one that the fewest use. `None` where memory is short.
-    pub(crate) fn attach(&mut self, arenas: &ArenaTable) -> Option<&'static Thread> {
+    pub(crate) fn attach(
+        &mut self,
+        arenas: &ArenaTable,
+        cache_budget: usize,
+    ) -> Option<&'static Thread> {
         let thread = self.take_record()?;
         let Some(arena) = self.choose_arena(arenas) else {
             self.put_record(thread.index.get());
@@ -144,7 +148,7 @@ impl Registry {
         };
         self.users[usize::from(arena)] += 1;
         thread.arena.set(arena);
-        thread.cache.open(BUDGET_BYTES_START);
+        thread.cache.open(cache_budget);
         Some(thread)
     }
 

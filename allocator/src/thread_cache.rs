@@ -48,7 +48,7 @@ pub(crate) const CLASSES: usize = GENERAL.count();
 const CAPACITY_START: usize = 8;
 
 /// The budget of a cache before a small heap, in bytes, if it may have so much.
-pub(crate) const BUDGET_BYTES_START: usize = 256 << 10;
+const BUDGET_BYTES_START: usize = 256 << 10;
 
 /// A cache may hold one byte for so many of its arena's slabs.
 const BUDGET_SHARE: usize = 32;

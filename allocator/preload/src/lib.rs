@@ -245,7 +245,7 @@ pub extern "C" fn slab_alloc_flush_thread_cache() {
 /// Changes the time in milliseconds within which free memory goes back to the system.
 #[unsafe(no_mangle)]
 pub extern "C" fn slab_alloc_set_decay_ms(decay_ms: u32) {
-    SlabAlloc::new().set_decay_ms(decay_ms);
+    SlabAlloc::new().set_purge_delay_ms(decay_ms);
 }
 
 /// The version of the library, as a C string that is never freed.

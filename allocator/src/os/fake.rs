@@ -9,6 +9,7 @@
 
 use super::Range;
 use core::cell::Cell;
+use core::ffi::CStr;
 use core::ptr::NonNull;
 
 /// Which requests fail while [`inject`] runs.
@@ -76,6 +77,10 @@ pub(crate) fn now_ms() -> u64 {
     memory::now_ms()
 }
 
+pub(crate) fn environment(name: &CStr) -> Option<&[u8]> {
+    memory::environment(name)
+}
+
 #[cfg(not(miri))]
 use super::linux as memory;
 
@@ -83,6 +88,7 @@ use super::linux as memory;
 mod memory {
     use super::super::Range;
     use core::alloc::Layout;
+    use core::ffi::CStr;
     use core::ptr::{self, NonNull};
 
     /// Every reservation has this alignment at least, so that `release`, which
@@ -128,5 +134,9 @@ mod memory {
 
     pub(crate) fn now_ms() -> u64 {
         0
+    }
+
+    pub(crate) fn environment(_: &CStr) -> Option<&[u8]> {
+        None
     }
 }

@@ -12,7 +12,7 @@
 //! get single calls).
 
 use super::Range;
-use core::ffi::c_void;
+use core::ffi::{CStr, c_void};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -203,4 +203,16 @@ pub(crate) fn now_ms() -> u64 {
         libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
     }
     time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+}
+
+pub(crate) fn environment(name: &CStr) -> Option<&[u8]> {
+    // SAFETY: the name is a C string; the result is null or one that lives in the
+    // environment.
+    unsafe {
+        if libc::getauxval(libc::AT_SECURE) != 0 {
+            return None;
+        }
+        let value = libc::getenv(name.as_ptr());
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_bytes())
+    }
 }

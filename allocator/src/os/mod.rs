@@ -14,6 +14,7 @@ use fake as system;
 #[cfg(not(any(test, miri, fuzzing)))]
 use linux as system;
 
+use core::ffi::CStr;
 use core::ptr::NonNull;
 
 /// A range of memory that is to be given back.
@@ -82,6 +83,12 @@ pub(crate) fn address_space_max() -> usize {
 /// Milliseconds of a clock that never goes back.
 pub(crate) fn now_ms() -> u64 {
     system::now_ms()
+}
+
+/// The value of an environment variable, which stays as long as nobody changes it;
+/// `None` too where the program runs with other rights than its caller's.
+pub(crate) fn environment(name: &CStr) -> Option<&[u8]> {
+    system::environment(name)
 }
 
 #[cfg(test)]

@@ -1,0 +1,171 @@
+//! Settings of the process heap, from the environment and by function. Each case
+//! runs this very program again, as a child with an environment of its own.
+
+#![cfg(not(loom))]
+
+use slab_allocator::{Profile, Settings, SlabAlloc};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+#[global_allocator]
+static ALLOCATOR: SlabAlloc = SlabAlloc::new();
+
+/// Runs the test with this name in a child, which finds the option set.
+fn child(test: &str, options: &str) -> Output {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env("SLAB_ALLOC_OPTIONS", options)
+        .env("SLABKV_TEST_CHILD", "1")
+        .output()
+        .unwrap()
+}
+
+fn is_child() -> bool {
+    std::env::var_os("SLABKV_TEST_CHILD").is_some()
+}
+
+/// What the child says of itself, by a line that starts with `answer`.
+fn answer(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find_map(|line| line.split("answer ").nth(1));
+    line.unwrap_or_else(|| panic!("no answer: {output:?}"))
+        .to_owned()
+}
+
+fn heap_lines(output: &Output) -> Vec<String> {
+    String::from_utf8_lossy(&output.stderr)
+        .lines()
+        .filter(|line| line.starts_with("slabkv: "))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_environment_is_read_before_the_first_allocation() {
+    const NAME: &str = "the_environment_is_read_before_the_first_allocation";
+    if is_child() {
+        println!("answer {:?}", ALLOCATOR.settings());
+        return;
+    }
+    let output = child(NAME, "profile:low,purge_delay_ms:250");
+    let expected = Settings {
+        purge_delay_ms: 250,
+        ..Profile::Low.settings()
+    };
+    assert_eq!(answer(&output), format!("{expected:?}"));
+    assert_eq!(heap_lines(&output), [""; 0]);
+}
+
+#[test]
+fn what_is_wrong_costs_a_line_and_nothing_else() {
+    const NAME: &str = "what_is_wrong_costs_a_line_and_nothing_else";
+    if is_child() {
+        println!("answer {:?}", ALLOCATOR.settings());
+        return;
+    }
+    let output = child(NAME, "purge_delay_ms:soon,cache_bytes:4096");
+    let expected = Settings {
+        cache_bytes: 4096,
+        ..Settings::default()
+    };
+    assert_eq!(answer(&output), format!("{expected:?}"));
+    assert_eq!(
+        heap_lines(&output),
+        [
+            "slabkv: SLAB_ALLOC_OPTIONS: \"purge_delay_ms:soon\" is ignored: \
+          purge_delay_ms takes a number from 0 to 86400000"
+        ]
+    );
+}
+
+#[test]
+fn figures_are_written_at_exit_if_asked_for() {
+    const NAME: &str = "figures_are_written_at_exit_if_asked_for";
+    if is_child() {
+        return;
+    }
+    let lines = heap_lines(&child(NAME, "stats_at_exit:true"));
+    assert!(lines[0].starts_with("slabkv: resident "), "{lines:?}");
+    assert!(lines[1..].iter().all(|line| line.contains(" slabs ")));
+    assert!(lines.len() > 5, "a test harness uses several classes");
+    let resident: usize = lines[0].split(' ').nth(2).unwrap().parse().unwrap();
+    assert!((64 << 10..64 << 20).contains(&resident));
+    assert_eq!(heap_lines(&child(NAME, "stats_at_exit:false")), [""; 0]);
+}
+
+fn purge_threads() -> usize {
+    std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter(|task| {
+            let name = task.as_ref().unwrap().path().join("comm");
+            std::fs::read_to_string(name).is_ok_and(|name| name.trim() == "slabkv-purge")
+        })
+        .count()
+}
+
+/// Frees far more than the purge thread is started for.
+fn make_dirty() {
+    drop(vec![7_u8; 16 << 20]);
+    drop((0..1000).map(|_| vec![7_u8; 16 << 10]).collect::<Vec<_>>());
+}
+
+fn dirty_bytes() -> usize {
+    ALLOCATOR.stats().arenas.dirty_bytes
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn without_the_thread_pages_go_back_in_calls_alone() {
+    const NAME: &str = "without_the_thread_pages_go_back_in_calls_alone";
+    if is_child() {
+        make_dirty();
+        let dirty = dirty_bytes();
+        assert!(dirty > 4 << 20, "{dirty}");
+        std::thread::sleep(Duration::from_millis(300));
+        // Before anything else is called, which might give them back.
+        assert_eq!(dirty_bytes(), dirty);
+        assert_eq!(purge_threads(), 0);
+        // Calls do it, some time after the pages were freed.
+        wait_until("calls give pages back", || {
+            drop(vec![7_u8; 1 << 20]);
+            dirty_bytes() < 2 << 20
+        });
+        assert_eq!(purge_threads(), 0);
+
+        ALLOCATOR.set_background_thread(true);
+        make_dirty();
+        wait_until("there is a thread now", || purge_threads() == 1);
+        wait_until("which gives pages back", || dirty_bytes() < 1 << 20);
+        ALLOCATOR.set_background_thread(false);
+        wait_until("which ends again", || purge_threads() == 0);
+        println!("answer done");
+        return;
+    }
+    let output = child(NAME, "background_thread:false,purge_delay_ms:100");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(answer(&output), "done");
+}
+
+#[test]
+fn a_smaller_cache_keeps_less() {
+    const NAME: &str = "a_smaller_cache_keeps_less";
+    if is_child() {
+        let objects: Vec<_> = (0..200_000).map(|at| vec![0_u8; 16 + at % 1000]).collect();
+        drop(objects);
+        println!("answer {}", ALLOCATOR.stats().cached_bytes);
+        return;
+    }
+    let cached = |options| answer(&child(NAME, options)).parse::<usize>().unwrap();
+    // Two of each class, which all lie below 14 KiB, may come on top, in two stacks.
+    let small = cached("cache_bytes:16384");
+    assert!(small < 512 << 10, "{small}");
+    let usual = cached("");
+    assert!(usual > small, "{usual} {small}");
+}
