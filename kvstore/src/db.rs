@@ -1,7 +1,8 @@
 //! One database under the locks that a command holds: the operations that commands are made of.
 //!
-//! Every operation on a key first removes the key if its time has come (lazy expiry), so no caller
-//! ever sees a dead key. Every change of a key raises the flags of those who watch it. A reference
+//! Every operation on a key first removes the key if its time has come (lazy expiry; where the settings
+//! say that expired keys are kept, only operations that change the key do), so no caller ever sees a
+//! dead key. Every change of a key raises the flags of those who watch it. A reference
 //! returned from here lives as long as the borrow of the [`Db`], during which nothing moves.
 //!
 //! A key whose shard is not locked makes the operation panic: which shards to lock follows from the
@@ -62,6 +63,12 @@ impl Db<'_> {
     /// Whether `key` exists. O(1).
     pub fn exists(&mut self, key: &Key<'_>, touch: Touch) -> bool {
         self.get(key, touch).is_some()
+    }
+
+    /// Whether `key` is still there although its time has come. Changes nothing.
+    pub fn is_due(&mut self, key: &Key<'_>) -> bool {
+        let (shard, at) = self.locate(key);
+        shard.is_due(&at)
     }
 
     /// The type of `key`'s value.

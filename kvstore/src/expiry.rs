@@ -29,7 +29,7 @@ pub(crate) enum ExpiryNext {
 
 /// Removes keys whose time has come until the stopwatch is over or one walk over all tables is done.
 pub(crate) fn slice(shard: &mut Shard, now_ms: u64, stopwatch: &Stopwatch) -> ExpiryNext {
-    if !shard.settings().active_expiry {
+    if !shard.settings().active_expiry || shard.settings().keep_expired {
         return ExpiryNext::Nothing;
     }
     let linger_ms = LINGER_MS / u64::from(shard.settings().active_expiry_effort.clamp(1, 10));

@@ -130,6 +130,9 @@ pub struct Settings {
     pub lfu_decay_minutes: u32,
     /// Whether keys are expired without being touched.
     pub active_expiry: bool,
+    /// Whether keys whose time has come stay where they are until something is written to them:
+    /// readers do not see them, but nothing removes them (CLIENT PAUSE).
+    pub keep_expired: bool,
     /// 1 to 10: how much active expiry may work, as `active-expire-effort`.
     pub active_expiry_effort: u32,
     /// Compaction.
@@ -146,6 +149,7 @@ impl Default for Settings {
             lfu_log_factor: 10,
             lfu_decay_minutes: 1,
             active_expiry: true,
+            keep_expired: false,
             active_expiry_effort: 1,
             compaction: CompactionSettings::default(),
         }

@@ -110,6 +110,45 @@ fn a_pause_holds_writers_of_all_workers_until_it_ends() {
     assert_eq!(clients[0].run("EXISTS k1 k2 k3 k4 k5"), int(5));
 }
 
+/// While clients wait, readers do not see a key whose time has come, but nothing removes it, as in Redis.
+#[test]
+fn a_pause_keeps_keys_whose_time_has_come() {
+    let server = Server::start_with(WORKERS);
+    let mut clients = clients(&server, 2);
+    let figure = |client: &mut live::Client, name: &str| -> i64 {
+        let info = client.run("INFO everything").text();
+        let line = info.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.strip_prefix(':')?.parse().ok())
+            .unwrap_or_else(|| panic!("no {name}"))
+    };
+    clients[1].expect(&[
+        ("SET k v PX 40", ok()),
+        ("WATCH k", ok()),
+        ("MULTI", ok()),
+        ("GET k", live::queued()),
+    ]);
+    assert_eq!(clients[0].run("CLIENT PAUSE 60000 WRITE"), ok());
+    std::thread::sleep(Duration::from_millis(300));
+    clients[0].expect(&[
+        ("GET k", Value::Null),
+        ("EXISTS k", int(0)),
+        ("TTL k", int(-2)),
+        ("TYPE k", Value::Simple("none".into())),
+        ("OBJECT ENCODING k", Value::Null),
+        ("KEYS *", Value::Array(Vec::new())),
+        ("DBSIZE", int(1)),
+        ("RANDOMKEY", bulk("k")),
+    ]);
+    assert_eq!(figure(&mut clients[0], "expired_keys"), 0);
+    // The key that was watched is as good as gone.
+    assert_eq!(clients[1].run("EXEC"), Value::NullArray);
+    clients[1].send(&["SETNX", "k", "new"]);
+    assert_eq!(clients[0].run("CLIENT UNPAUSE"), ok());
+    assert_eq!(clients[1].read(), int(1));
+    assert_eq!(clients[0].run("GET k"), bulk("new"));
+    assert_eq!(figure(&mut clients[0], "expired_keys"), 1);
+}
+
 #[test]
 fn a_pause_ends_by_itself() {
     let server = Server::start_with(WORKERS);

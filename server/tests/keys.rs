@@ -423,3 +423,36 @@ fn objects_are_described() {
     assert!(help.contains(&"ENCODING <key>".to_owned()));
     assert_eq!(help[help.len() - 2..], ["HELP", "    Print this help."]);
 }
+
+/// DBSIZE, RANDOMKEY and KEYS see all keys, though they lock one shard at a time, and as part of a transaction.
+#[test]
+fn walks_over_all_shards_see_every_key() {
+    const KEYS: usize = 500;
+    let server = Server::start_with(&["--io-threads", "4"]);
+    let mut client = server.client();
+    client.expect(&[("RANDOMKEY", Value::Null), ("DBSIZE", int(0))]);
+    let mut names: Vec<String> = (0..KEYS).map(|number| format!("key:{number}")).collect();
+    for name in &names {
+        assert_eq!(client.run(&format!("SET {name} v")), ok());
+    }
+    names.sort();
+    assert_eq!(client.run("DBSIZE"), int(KEYS as i64));
+    assert_eq!(client.run("KEYS *").sorted(), names);
+    let mut picked = std::collections::HashSet::new();
+    for _ in 0..300 {
+        picked.insert(client.run("RANDOMKEY").text());
+    }
+    assert!(picked.len() > 150, "{} different keys of 300", picked.len());
+    assert!(picked.iter().all(|key| names.binary_search(key).is_ok()));
+    client.expect(&[
+        ("MULTI", ok()),
+        ("DBSIZE", live::queued()),
+        ("KEYS *", live::queued()),
+        ("RANDOMKEY", live::queued()),
+    ]);
+    let replies = client.run("EXEC");
+    let replies = replies.elements();
+    assert_eq!(replies[0], int(KEYS as i64));
+    assert_eq!(replies[1].sorted(), names);
+    assert!(names.binary_search(&replies[2].text()).is_ok());
+}

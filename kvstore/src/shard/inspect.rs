@@ -17,6 +17,9 @@ const RANDOM_TRIES: usize = 32;
 /// How many keys of a table that is nearly empty are looked at for a random one.
 const WALKED_KEYS: usize = 64;
 
+/// How many keys whose time has come are passed over in the search for a random one.
+const EXPIRED_TRIES: usize = 100;
+
 /// Where the memory of one key is, for MEMORY USAGE and DEBUG OBJECT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
@@ -43,12 +46,12 @@ impl Usage {
 impl Shard {
     /// When a key expires: `None` if it is not there, `Some(None)` if never.
     pub(crate) fn expiry(&mut self, at: &At<'_>) -> Option<Option<u64>> {
-        self.live(at).map(|(_, header)| header.expiry_ms())
+        self.look(at).map(|(_, header)| header.expiry_ms())
     }
 
     /// Seconds since the last use of a key; `None` if it is not there or uses are counted instead.
     pub(crate) fn idle_seconds(&mut self, at: &At<'_>) -> Option<u32> {
-        let (place, _) = self.live(at)?;
+        let (place, _) = self.look(at)?;
         let clock = self.clock(at.now_ms);
         if clock.coding != Coding::LastUse {
             return None;
@@ -60,7 +63,7 @@ impl Shard {
 
     /// The use counter of a key; `None` if it is not there or idle times are kept instead.
     pub(crate) fn frequency(&mut self, at: &At<'_>) -> Option<u8> {
-        let (place, _) = self.live(at)?;
+        let (place, _) = self.look(at)?;
         let clock = self.clock(at.now_ms);
         if clock.coding == Coding::LastUse {
             return None;
@@ -73,7 +76,7 @@ impl Shard {
 
     /// How the value of a key is stored.
     pub(crate) fn encoding(&mut self, at: &At<'_>) -> Option<Encoding> {
-        let (place, _) = self.live(at)?;
+        let (place, _) = self.look(at)?;
         // SAFETY: a place is that of a live entry.
         let entry = unsafe { Entry::read(&self.memory, place.entry) };
         Some(match entry.string() {
@@ -89,7 +92,7 @@ impl Shard {
 
     /// Where the memory of a key is.
     pub(crate) fn usage(&mut self, at: &At<'_>) -> Option<Usage> {
-        let (_, header) = self.live(at)?;
+        let (_, header) = self.look(at)?;
         let table = &self.tables[at.db];
         Some(Usage {
             key_bytes: header.key_bytes(),
@@ -103,7 +106,7 @@ impl Shard {
 
     /// Visits entries from `from48` on, home by home, until `count` were looked at. Returns how many
     /// that were, and where to go on, `None` at the end of the shard. Entries whose time has come
-    /// are removed, not visited.
+    /// are removed (or kept, as the settings say), not visited.
     pub(crate) fn scan(
         &mut self,
         db: usize,
@@ -130,7 +133,7 @@ impl Shard {
             });
             for key in due.drain(..) {
                 // The lookup removes it.
-                self.live(&At {
+                self.look(&At {
                     db,
                     prefix: self.placer.prefix(&key),
                     key: &key,
@@ -141,9 +144,19 @@ impl Shard {
         (looked_at, next)
     }
 
-    /// A key picked at random; `None` if there is none whose time has not come.
+    /// Whether a key is there although its time has come.
+    pub(crate) fn is_due(&self, at: &At<'_>) -> bool {
+        let table = self.tables.get(at.db);
+        table
+            .and_then(|table| table.find(&self.memory, at.prefix, at.key))
+            .is_some_and(|(_, header)| header.is_due(at.now_ms))
+    }
+
+    /// A key picked at random; `None` if there is none whose time has not come. Where expired keys
+    /// are kept, and one after another is found, one of them is picked all the same, as in Redis.
     pub(crate) fn random_key(&mut self, db: usize, now_ms: u64) -> Option<&[u8]> {
         let mut found: Vec<Ref> = Vec::new();
+        let mut kept = 0;
         loop {
             let table = self.tables.get(db).filter(|table| table.len() > 0)?;
             found.clear();
@@ -168,13 +181,15 @@ impl Shard {
             let chosen = found[(next_random(&mut self.random) >> 32) as usize % found.len()];
             // SAFETY: a table visits live entries.
             let entry = unsafe { Entry::read(&self.memory, chosen) };
-            if !entry.header().is_due(now_ms) {
+            let is_due = entry.header().is_due(now_ms);
+            kept += usize::from(is_due && self.settings.keep_expired);
+            if !is_due || kept == EXPIRED_TRIES {
                 // SAFETY: nothing has changed since, and the shard is borrowed as long as the key.
                 return Some(unsafe { Entry::read(&self.memory, chosen) }.key());
             }
             let key: Box<[u8]> = entry.key().into();
-            // The lookup removes it.
-            self.live(&At {
+            // The lookup removes it, unless expired keys are kept.
+            self.look(&At {
                 db,
                 prefix: self.placer.prefix(&key),
                 key: &key,

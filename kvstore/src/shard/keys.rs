@@ -94,7 +94,7 @@ impl Shard {
 
     /// Watches a key. One whose time has come is removed first, so that its end is no change.
     pub(crate) fn watch(&mut self, at: &At<'_>, flag: &Arc<WatchFlag>) {
-        self.live(at);
+        self.look(at);
         self.watches.add(at.db, at.key, flag);
     }
 

@@ -273,6 +273,22 @@ impl Shard {
         Some((place, header))
     }
 
+    /// The same for those who only read: where expired keys are kept, it is not removed.
+    #[inline]
+    fn look(&mut self, at: &At<'_>) -> Option<(Place, Header)> {
+        let (place, header) = self
+            .tables
+            .get(at.db)?
+            .find(&self.memory, at.prefix, at.key)?;
+        if header.is_due(at.now_ms) {
+            if !self.settings.keep_expired {
+                self.expire(at, &place);
+            }
+            return None;
+        }
+        Some((place, header))
+    }
+
     #[cold]
     fn expire(&mut self, at: &At<'_>, place: &Place) {
         self.take_out(at.db, at.now_ms, place);
@@ -307,7 +323,7 @@ impl Shard {
     /// The value of a key.
     #[inline]
     pub(crate) fn find(&mut self, at: &At<'_>, touch: Touch) -> Option<ValueRef<'_>> {
-        let found = self.live(at);
+        let found = self.look(at);
         if touch.count {
             match found {
                 Some(_) => self.counters.hits += 1,

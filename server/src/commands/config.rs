@@ -308,6 +308,8 @@ pub(crate) fn configure_keyspace(services: &Services) {
     settings.active_expiry = services
         .active_expiry
         .load(std::sync::atomic::Ordering::Relaxed);
+    // While clients wait, no key goes away, be it by expiry or to make room.
+    settings.keep_expired = services.clients.is_paused();
     services.keyspace.configure(&settings);
     // What was switched on may have work to do, and a sleeping worker does not look.
     for worker in 0..services.clients.workers() {
@@ -341,6 +343,7 @@ pub(crate) fn keyspace_settings(config: &Config) -> Settings {
         lfu_log_factor: number(Id::LfuLogFactor),
         lfu_decay_minutes: number(Id::LfuDecayTime),
         active_expiry: true,
+        keep_expired: false,
         active_expiry_effort: number(Id::ActiveExpireEffort),
         compaction: CompactionSettings {
             enabled: config.is_set(Id::ActiveDefrag),

@@ -376,7 +376,7 @@ fn make_room(ctx: &mut Context<'_>, command: &Command) -> Result<(), CommandErro
     let queues = ctx.session.transaction.is_some()
         && !matches!(command.spec.name, "exec" | "discard" | "quit" | "reset");
     let denied = queues || any_has_flags(ctx, command, Flags::DENYOOM);
-    if !denied && !command.spec.flags.contains(Flags::WRITE) {
+    if !denied && !command.spec.flags.contains(Flags::WRITE) || services.clients.is_paused() {
         return Ok(());
     }
     ctx.lock(ShardSet::EMPTY);

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use kvstore::{Key, ScanCursor, ShardSet, Touch};
+use kvstore::{Key, ScanCursor, ShardSet, Touch, ValueRef};
 
 use crate::commands::CommandResult;
 use crate::commands::args::Args;
@@ -11,6 +11,7 @@ use crate::commands::error::CommandError;
 use crate::config::directive::Id;
 use crate::glob::Pattern;
 use crate::number::parse_unsigned;
+use crate::resp::reply::Reply;
 
 /// Writes how many of the keys `holds` is true of.
 fn count_keys(
@@ -179,28 +180,88 @@ pub(crate) fn flushall(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     Ok(())
 }
 
+/// Has `act` see one shard after the other, each locked for that time only; inside of a transaction, which holds all
+/// shards, all of them at once.
+fn walk(ctx: &mut Context<'_>, mut act: impl FnMut(&mut Context<'_>, ShardSet)) {
+    let keyspace = &ctx.services.keyspace;
+    let all = keyspace.all_shards();
+    if ctx.locked.shards().contains_all(all) {
+        act(ctx, all);
+        return;
+    }
+    for shard in all.iter().map(ShardSet::one) {
+        ctx.lock(shard);
+        act(ctx, shard);
+        ctx.lock(ShardSet::EMPTY);
+    }
+}
+
 /// `DBSIZE`
 pub(crate) fn dbsize(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
-    let len = ctx.db().len();
+    let mut len = 0;
+    walk(ctx, |ctx, _| len += ctx.db().len());
     ctx.reply.count(len);
     Ok(())
 }
 
-/// `RANDOMKEY`
+/// `RANDOMKEY`: of a shard chosen by how many keys each has.
 pub(crate) fn randomkey(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
-    let keyspace = &ctx.services.keyspace;
-    let (mut db, reply) = ctx.db_and_reply();
     loop {
+        let mut sizes = Vec::new();
+        walk(ctx, |ctx, shards| sizes.push((shards, ctx.db().len())));
+        let total: usize = sizes.iter().map(|(_, len)| len).sum();
         // The hasher's keys are secret and never the same twice, so an empty hash is a random number.
         let random = RandomState::new().build_hasher().finish();
-        let Some(key) = db.random_key(random).map(<[u8]>::to_vec) else {
-            reply.null();
+        let Some(mut at) = (random as usize).checked_rem(total) else {
+            ctx.reply.null();
             return Ok(());
         };
+        let chosen = sizes.iter().find(|(_, len)| {
+            let here = at < *len;
+            at = at.saturating_sub(*len);
+            here
+        });
+        let held = ctx.locked.shards();
+        ctx.lock(chosen.map_or(held, |(shards, _)| *shards));
+        let (mut db, reply) = ctx.db_and_reply();
+        let found = db.random_key(random).map(|key| reply.bulk(key)).is_some();
+        ctx.lock(held);
         // A key whose time has come is removed by looking at it, so this ends.
-        if db.exists(&keyspace.key(&key), Touch::NONE) {
-            reply.bulk(&key);
+        if found {
             return Ok(());
+        }
+    }
+}
+
+/// Visits keys from `cursor` on, shard after shard, each locked for that time only (inside of a transaction all are
+/// locked anyway), until `count` were looked at. Returns where to go on.
+fn scan_shards(
+    ctx: &mut Context<'_>,
+    mut cursor: ScanCursor,
+    count: usize,
+    mut visit: impl FnMut(&mut Reply, &[u8], ValueRef<'_>),
+) -> ScanCursor {
+    let keyspace = &ctx.services.keyspace;
+    let mut left = count;
+    loop {
+        let shard = keyspace.shard_of_cursor(cursor);
+        if shard.is_empty() {
+            return ScanCursor::START;
+        }
+        let held = ctx.locked.shards();
+        if !held.contains_all(shard) {
+            ctx.lock(shard);
+        }
+        let (mut db, reply) = ctx.db_and_reply();
+        let mut seen = 0;
+        cursor = db.scan(cursor, left, |key, value| {
+            seen += 1;
+            visit(reply, key, value);
+        });
+        ctx.lock(held);
+        left = left.saturating_sub(seen);
+        if cursor == ScanCursor::START || left == 0 {
+            return cursor;
         }
     }
 }
@@ -209,16 +270,15 @@ pub(crate) fn randomkey(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
 pub(crate) fn keys(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     let pattern = Pattern::new(args.get(1));
     let all = pattern.matches_all();
-    let (mut db, reply) = ctx.db_and_reply();
-    let place = reply.deferred();
+    let place = ctx.reply.deferred();
     let mut count = 0;
-    db.scan(ScanCursor::START, usize::MAX, |key, _| {
+    scan_shards(ctx, ScanCursor::START, usize::MAX, |reply, key, _| {
         if all || pattern.matches(key) {
             reply.bulk(key);
             count += 1;
         }
     });
-    reply.finish_array(place, count);
+    ctx.reply.finish_array(place, count);
     Ok(())
 }
 
@@ -227,15 +287,15 @@ pub(crate) fn scan(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     let cursor = parse_unsigned(args.get(1)).ok_or(CommandError::new("ERR invalid cursor"))?;
     let mut pattern = None;
     let mut wanted_type = None;
-    let mut left = 10;
+    let mut count = 10;
     let mut at = 2;
     while at < args.len() {
         if at + 1 == args.len() {
             return Err(CommandError::SYNTAX);
         }
         if args.is(at, "count") {
-            left = usize::try_from(args.integer(at + 1)?).unwrap_or(0);
-            if left == 0 {
+            count = usize::try_from(args.integer(at + 1)?).unwrap_or(0);
+            if count == 0 {
                 return Err(CommandError::SYNTAX);
             }
         } else if args.is(at, "match") {
@@ -248,46 +308,19 @@ pub(crate) fn scan(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
         at += 2;
     }
 
-    let keyspace = &ctx.services.keyspace;
     let place = ctx.reply.deferred();
-    let mut cursor = ScanCursor::from_raw(cursor);
     let mut found = 0;
-    loop {
-        let shard = keyspace.shard_of_cursor(cursor);
-        if shard.is_empty() {
-            cursor = ScanCursor::START;
-            break;
+    let from = ScanCursor::from_raw(cursor);
+    let cursor = scan_shards(ctx, from, count, |reply, key, value| {
+        let of_type = |name: &[u8]| {
+            let own = value.value_type().name();
+            own.as_bytes().eq_ignore_ascii_case(name)
+        };
+        if pattern.is_none_or(|pattern| pattern.matches(key)) && wanted_type.is_none_or(of_type) {
+            reply.bulk(key);
+            found += 1;
         }
-        // Inside of a transaction all shards are locked.
-        let inside_transaction = ctx.locked.shards().contains_all(shard);
-        if !inside_transaction {
-            ctx.locked = keyspace.lock(shard);
-        }
-        let (mut db, reply) = ctx.db_and_reply();
-        let mut seen = 0;
-        cursor = db.scan(cursor, left, |key, value| {
-            seen += 1;
-            let of_type = |name: &[u8]| {
-                value
-                    .value_type()
-                    .name()
-                    .as_bytes()
-                    .eq_ignore_ascii_case(name)
-            };
-            if pattern.is_none_or(|pattern| pattern.matches(key)) && wanted_type.is_none_or(of_type)
-            {
-                reply.bulk(key);
-                found += 1;
-            }
-        });
-        if !inside_transaction {
-            ctx.locked = keyspace.lock(ShardSet::EMPTY);
-        }
-        left = left.saturating_sub(seen);
-        if cursor == ScanCursor::START || left == 0 {
-            break;
-        }
-    }
+    });
     ctx.reply.finish(place, |reply| {
         reply.array(2);
         reply.bulk(cursor.raw().to_string().as_bytes());

@@ -97,10 +97,12 @@ fn release(watch: &Watch, locked: &mut Locked<'_>, keyspace: &Keyspace) {
 /// Whether a watched key has changed or its time has come, with the shards of all of them locked.
 fn is_broken(watch: &Watch, locked: &mut Locked<'_>, keyspace: &Keyspace, now_ms: u64) -> bool {
     for (index, key) in &watch.keys {
-        // Looking at a key whose time has come removes it, which raises the flag.
-        locked
-            .db(*index, now_ms)
-            .exists(&keyspace.key(key), Touch::NONE);
+        // Looking at a key whose time has come removes it, which raises the flag, unless a pause keeps it.
+        let (key, mut db) = (keyspace.key(key), locked.db(*index, now_ms));
+        db.exists(&key, Touch::NONE);
+        if db.is_due(&key) {
+            return true;
+        }
     }
     watch.flag.is_raised()
 }

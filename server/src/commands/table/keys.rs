@@ -33,7 +33,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         group: Group::Server,
         summary: "Returns the number of keys in the selected database.",
         tips: &["request_policy:all_shards", "response_policy:agg_sum"],
-        locking: Locking::All,
+        locking: Locking::Walk,
         ..spec("dbsize", 1, handlers::dbsize)
     },
     CommandSpec {
@@ -106,7 +106,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         summary: "Returns all keys that match a pattern.",
         syntax: "pattern",
         tips: &["request_policy:all_shards", "nondeterministic_output_order"],
-        locking: Locking::All,
+        locking: Locking::Walk,
         ..spec("keys", 2, handlers::keys)
     },
     CommandSpec {
@@ -170,7 +170,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
             "response_policy:special",
             "nondeterministic_output",
         ],
-        locking: Locking::All,
+        locking: Locking::Walk,
         ..spec("randomkey", 1, handlers::randomkey)
     },
     CommandSpec {
