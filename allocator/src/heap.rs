@@ -86,7 +86,8 @@ pub(crate) unsafe fn free(object: *mut u8, size: usize, align: usize) {
 /// As for [`free`], and the object is of the class.
 #[inline(always)]
 pub(crate) unsafe fn free_small(object: *mut u8, class: usize) {
-    debug_assert!(is_of_class(object, class));
+    // SAFETY: The object was allocated, so the heap exists.
+    debug_assert!(unsafe { is_of_class(object, class) });
     // SAFETY: The class exists, the cache is the calling thread's, and the caller
     // gives the object away.
     unsafe {
@@ -326,9 +327,13 @@ unsafe fn free_large(object: *mut u8) {
     process.notify_if_dirty();
 }
 
-/// Whether the page map agrees that the object is of the class.
-fn is_of_class(object: *mut u8, class: usize) -> bool {
-    // SAFETY: An object exists, and so does the heap.
+/// Whether the page map says that the object is a slot of the class.
+///
+/// # Safety
+///
+/// The heap exists: something was allocated from it.
+pub(crate) unsafe fn is_of_class(object: *mut u8, class: usize) -> bool {
+    // SAFETY: Passed on to the caller.
     let pages = &unsafe { Process::get_unchecked() }.pages;
     // SAFETY: The object is live.
     pages.contains(object) && usize::from(unsafe { pages.class_entry(object) }) == class + 1

@@ -189,7 +189,10 @@ pub unsafe fn realloc(object: *mut c_void, size: usize) -> *mut c_void {
         // size that was asked for.
         return unsafe { heap::reallocate(object.cast(), old, ALIGN, size).cast() };
     }
-    if size <= SMALL_MAX && GENERAL.class(class_of(size)).size as usize == old {
+    // An aligned object may be a page run of the size of a class: it must move, or a
+    // sized free would take it for a slot.
+    // SAFETY: The object is live.
+    if size <= SMALL_MAX && unsafe { heap::is_of_class(object.cast(), class_of(size)) } {
         return object;
     }
     let target = malloc(size);

@@ -292,6 +292,21 @@ proptest! {
     }
 }
 
+/// One page at a multiple of 16 KiB is a page run of the size of a class. If it
+/// stayed in place, `free_sized` would take it for a slot.
+#[test]
+fn an_aligned_page_that_is_resized_to_a_small_object_moves() {
+    let page = page_bytes();
+    let aligned = aligned_alloc(4 * page, 1);
+    // SAFETY: The objects are live, and have these sizes.
+    unsafe {
+        assert_eq!(malloc_usable_size(aligned), page);
+        let small = realloc(aligned, page - 255);
+        assert_ne!(small, aligned);
+        free_sized(small, page - 255);
+    }
+}
+
 #[test]
 fn alignments_that_are_none_are_refused() {
     for align in [0, 3, 24, 100] {
