@@ -64,6 +64,17 @@ impl SlabAlloc {
         }
     }
 
+    /// What a thread does before it sleeps for long: gives its cache back to the
+    /// slabs, and up to 2 MiB of free pages back to the system. So a process whose
+    /// threads rest holds little even where that is too little for the background
+    /// thread to begin. Takes some 10 to 200 us.
+    pub fn rest(&self) {
+        self.flush_thread_cache();
+        if let Some(process) = Process::get() {
+            process.purge_some();
+        }
+    }
+
     /// Gives all free pages back to the system at once. Returns the bytes.
     pub fn purge(&self) -> usize {
         self.flush_thread_cache();

@@ -353,6 +353,13 @@ impl Process {
         }
     }
 
+    /// Gives back what free pages there are, up to [`PURGE_PAGES_MAX`].
+    pub(crate) fn purge_some(&self) {
+        self.reclaim();
+        self.pages
+            .with(|pages| pages.source.pages.purge(PURGE_PAGES_MAX));
+    }
+
     /// Gives all free pages back at once. Returns the bytes.
     pub(crate) fn purge_all(&self) -> usize {
         self.reclaim();

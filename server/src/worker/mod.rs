@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use kvstore::NextDue;
+use slab_allocator::SlabAlloc;
 
 use crate::clients::{ClientFlags, Message};
 use crate::clock::{Ticks, unix_ms, uptime};
@@ -178,10 +179,14 @@ impl Worker {
             self.check_due = Some(now + self.check_interval());
         }
         if self.shrink_due.is_some_and(|due| due <= now) {
-            self.scratch.shrink();
             self.shrink_due = None;
+            self.scratch.shrink();
+            if !busy {
+                // What the last burst needed is of no use to anybody now.
+                SlabAlloc::new().rest();
+            }
         }
-        if self.shrink_due.is_none() && self.scratch.is_grown() {
+        if self.shrink_due.is_none() && (busy || self.scratch.is_grown()) {
             self.shrink_due = Some(now + SHRINK_INTERVAL);
         }
         if busy && self.index == 0 && self.sample_due <= now {

@@ -132,7 +132,7 @@ impl Peer {
         let stats = &stats_of(services, &self.session).totals;
         let outcome = match self.connection.partial.take() {
             None => {
-                let outcome = self.connection.read_shared(&mut scratch.input)?;
+                let outcome = self.connection.read_shared(scratch.input())?;
                 if let ReadOutcome::Bytes(count) = outcome {
                     self.run_shared(count, scratch, services)?;
                     scratch.has_read(count);

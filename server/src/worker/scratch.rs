@@ -1,8 +1,8 @@
 //! Buffers that all connections of a worker share, as large as the traffic needs.
 //!
 //! A bulk load wants long reads and long replies; an idle worker wants no memory. So both buffers start small, grow
-//! when one read fills the input or a batch's replies overflow theirs, and shrink again once nothing has needed the
-//! larger size for a while.
+//! when one read fills the input or a batch's replies overflow theirs, shrink again once nothing has needed the
+//! larger size for a while, and are given up once nothing has needed them at all.
 
 use crate::resp::parse::Span;
 use crate::resp::reply::Reply;
@@ -39,7 +39,7 @@ impl Scratch {
     /// Small buffers.
     pub(crate) fn new() -> Self {
         Self {
-            input: vec![0; READ_BYTES_MIN],
+            input: Vec::new(),
             spans: Vec::new(),
             reply: Reply::new(),
             wrote: false,
@@ -47,6 +47,14 @@ impl Scratch {
             read_bytes_max: 0,
             reply_bytes_max: 0,
         }
+    }
+
+    /// The buffer that sockets are read into, which is not empty.
+    pub(crate) fn input(&mut self) -> &mut [u8] {
+        if self.input.is_empty() {
+            self.input = vec![0; READ_BYTES_MIN];
+        }
+        &mut self.input
     }
 
     /// Notes that `count` bytes were read into the input, whose content has been dealt with.
@@ -68,13 +76,20 @@ impl Scratch {
         self.spans.clear();
     }
 
-    /// Whether a buffer is larger than it is kept for good.
+    /// Whether there is a buffer.
     pub(crate) fn is_grown(&self) -> bool {
-        self.input.len() > READ_BYTES_MIN || self.reply.capacity() > REPLY_KEEP_BYTES_IDLE
+        !self.input.is_empty() || self.reply.capacity() > 0
     }
 
-    /// Shrinks the buffers that were not needed at their size since this was last called.
+    /// Shrinks the buffers that were not needed at their size since this was last called, and gives them up if they
+    /// were not needed at all.
     pub(crate) fn shrink(&mut self) {
+        if self.read_bytes_max == 0 && self.reply_bytes_max == 0 && self.reply.len() == 0 {
+            self.input = Vec::new();
+            self.spans = Vec::new();
+            self.reply.reset(0);
+            return;
+        }
         if self.read_bytes_max < READ_BYTES_MIN && self.input.len() > READ_BYTES_MIN {
             self.input = vec![0; READ_BYTES_MIN];
         }
@@ -94,8 +109,9 @@ mod tests {
     #[test]
     fn buffers_grow_with_the_traffic_and_shrink_after_it() {
         let mut scratch = Scratch::new();
-        scratch.has_read(100);
         assert!(!scratch.is_grown());
+        assert_eq!(scratch.input().len(), READ_BYTES_MIN);
+        scratch.has_read(100);
         scratch.has_read(READ_BYTES_MIN);
         assert_eq!(scratch.input.len(), READ_BYTES_MAX);
         scratch.reply.raw(&[b'x'; 3 * REPLY_KEEP_BYTES_IDLE]);
@@ -103,7 +119,14 @@ mod tests {
         scratch.reply.reset(REPLY_KEEP_BYTES);
         assert!(scratch.is_grown());
         scratch.shrink();
-        assert!(scratch.is_grown(), "the traffic was just there");
+        assert_eq!(
+            scratch.input.len(),
+            READ_BYTES_MAX,
+            "the traffic was just there"
+        );
+        scratch.has_read(100);
+        scratch.shrink();
+        assert_eq!(scratch.input.len(), READ_BYTES_MIN);
         scratch.shrink();
         assert!(!scratch.is_grown());
     }
