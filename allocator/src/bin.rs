@@ -69,6 +69,10 @@ pub(crate) struct Bin {
     pub(crate) searched_free: u32,
     /// The last search for dead pages has left slabs for the next one.
     pub(crate) search_again: bool,
+    /// Until the lists change, nothing comes of merging, or of packing, the slabs:
+    /// the last attempt has failed.
+    pub(crate) merge_failed: bool,
+    pub(crate) packing_failed: bool,
 }
 
 // SAFETY: the struct consists of integers.
@@ -205,7 +209,7 @@ impl Bin {
         id: SlabId,
     ) {
         debug_assert!(self.current.is_none() && self.word == 0);
-        self.stuck_percent = 0;
+        self.forget_failures();
         // SAFETY: passed on to the caller.
         let mut slab = unsafe { records.slab(id) };
         self.slot_bytes = class.size;
@@ -213,6 +217,13 @@ impl Bin {
         self.free += u32::from(class.slots);
         self.set_current(id, &mut slab);
         self.take_word(&mut slab, class, base);
+    }
+
+    /// The lists change: what could not be done may now be possible.
+    fn forget_failures(&mut self) {
+        self.stuck_percent = 0;
+        self.merge_failed = false;
+        self.packing_failed = false;
     }
 
     fn set_current(&mut self, id: SlabId, slab: &mut Slab) {
@@ -317,7 +328,7 @@ impl Bin {
         class: &SizeClass,
         id: SlabId,
     ) -> Option<SlabId> {
-        self.stuck_percent = 0;
+        self.forget_failures();
         // SAFETY: passed on to the caller.
         let slab = unsafe { records.slab(id) };
         if (slab.record().list as usize) < LISTS {

@@ -4,7 +4,7 @@ use crate::bin::{Bin, CURRENT, FULL, LISTS, TAKEN};
 use crate::hand::Hand;
 use crate::large;
 use crate::local_arena::LocalArena;
-use crate::page_map::{LARGE_HEAD, SPARSE};
+use crate::page_map::{GUESTS, LARGE_HEAD, SPARSE, slab_of_entry};
 use crate::stats::{ArenaStats, ClassStats, Extent, ExtentKind, Waste};
 use crate::units::{ChunkIndex, PAGE_BYTES, PageIndex, SlabId};
 
@@ -27,6 +27,7 @@ impl LocalArena {
         let mut stats = ArenaStats {
             slab_bytes: self.slab_pages as usize * PAGE_BYTES,
             live_bytes: self.live_bytes,
+            guest_bytes: self.guest_bytes,
             ..ArenaStats::of_pages(&self.source, &self.large)
         };
         stats.metadata_bytes += self.bin_bytes();
@@ -119,7 +120,7 @@ impl LocalArena {
             entry => {
                 let class = entry as usize - 1;
                 let shape = self.table.class(class);
-                let id = SlabId(pages.map().slab_entry(start) & !SPARSE);
+                let id = slab_of_entry(pages.map().slab_entry(start));
                 // SAFETY: the map names live slabs only, and nobody writes
                 // records while the arena is borrowed.
                 let slab = unsafe { self.records.slab(id) };
@@ -170,12 +171,13 @@ impl LocalArena {
             let class = entry as usize - 1;
             let shape = self.table.class(class);
             let entry = self.source.pages.map().slab_entry(page);
-            let id = entry & !SPARSE;
+            let id = slab_of_entry(entry).0;
             // SAFETY: the map names live slabs only, and nobody writes records
             // while the arena is borrowed.
             let slab = unsafe { self.records.slab(SlabId(id)) };
             slab.check(shape);
             assert_eq!(slab.record().sparse, entry & SPARSE != 0);
+            assert_eq!(slab.record().guests, entry & GUESTS != 0);
             assert_eq!(slab.record().class as usize, class);
             assert_eq!(slab.record().start, page);
             for other in 0..u32::from(shape.pages) {

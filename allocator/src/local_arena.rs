@@ -31,9 +31,9 @@ use crate::large::{self, LargeCounts};
 use crate::metadata::Table;
 use crate::options::ArenaOptions;
 use crate::page_heap::{PageHeap, PageHeapOptions};
-use crate::page_map::{LARGE_BODY, LARGE_HEAD, SPARSE};
+use crate::page_map::{GUESTS, LARGE_BODY, LARGE_HEAD, SPARSE, slab_of_entry};
 use crate::size_class::{ClassTable, SizeClass};
-use crate::slab::{Records, SlabSource};
+use crate::slab::{Records, Slab, SlabSource};
 use crate::units::{CHUNK_BYTES, PAGE_BYTES, PageIndex, PageRun, SlabId, pages_for};
 use core::ptr::{self, NonNull};
 
@@ -77,6 +77,8 @@ pub struct LocalArena {
     pub(crate) table: &'static ClassTable,
     /// Bytes of slots in use.
     pub(crate) live_bytes: usize,
+    /// Of these, by what the slots of guests are larger than their classes.
+    pub(crate) guest_bytes: usize,
     /// Small objects that were freed but are still marked as live.
     pub(crate) pending: Pending,
     /// From this class on, objects do not stay pending.
@@ -148,6 +150,7 @@ impl LocalArena {
             records: source.records(),
             table,
             live_bytes: 0,
+            guest_bytes: 0,
             pending: Pending {
                 references: [0; PENDING_MAX],
                 classes: [0; PENDING_MAX],
@@ -344,7 +347,7 @@ impl LocalArena {
     }
 
     /// Notes that the pages of these slots get memory again.
-    fn refill_pages(&mut self, slab: SlabId, shape: &SizeClass, word: u32, bits: u64) {
+    pub(crate) fn refill_pages(&mut self, slab: SlabId, shape: &SizeClass, word: u32, bits: u64) {
         // SAFETY: the slab is live and the arena is borrowed exclusively.
         let mut slab = unsafe { self.records.slab(slab) };
         let first = word * 64 + bits.trailing_zeros();
@@ -398,7 +401,9 @@ impl LocalArena {
     /// Frees an object whose size its owner does not know.
     ///
     /// # Safety
-    /// The object was allocated by this arena and is not used any more.
+    /// The object was allocated by this arena and is not used any more. It was
+    /// not moved out of a victim of [`LocalArena::next_merge`]: what is held for
+    /// such a guest follows from its size.
     pub unsafe fn free_unsized(&mut self, object: NonNull<u8>) {
         let page = PageIndex::of_offset(self.offset_of(object));
         match self.source.pages.map().class_entry(page) {
@@ -414,14 +419,30 @@ impl LocalArena {
     /// The object is live, of this arena and of this class.
     #[inline(always)]
     unsafe fn free_small(&mut self, object: NonNull<u8>, class: usize) {
+        let reference = self.reference_of(object);
+        let entry = self.slab_entry_of(reference);
+        let class = if entry & GUESTS == 0 {
+            class
+        } else {
+            self.guest_leaves(reference, class)
+        };
         #[cfg(debug_assertions)]
         self.assert_live(object, class);
         // An object of the class was allocated, so the hand knows the size.
         self.live_bytes -= self.hand(class).slot_bytes();
-        let reference = self.reference_of(object);
-        if self.slab_entry_of(reference) & SPARSE != 0 || !self.hand(class).push(reference) {
+        if entry & SPARSE != 0 || !self.hand(class).push(reference) {
             self.postpone(class, reference);
         }
+    }
+
+    /// The class of the slot of an object that may be a guest and is about to be
+    /// freed. `home` is the class of the size that its owner names.
+    #[cold]
+    fn guest_leaves(&mut self, reference: u32, home: usize) -> usize {
+        let page = PageIndex::of_offset((reference as usize) << 3);
+        let class = usize::from(self.source.pages.map().class_entry(page)) - 1;
+        self.guest_bytes -= self.table.guest_bytes(home, class);
+        class
     }
 
     /// Adds an object to the pending ones.
@@ -491,7 +512,7 @@ impl LocalArena {
     /// The slab that holds the slot with this reference.
     #[inline(always)]
     pub(crate) fn slab_of(&self, reference: u32) -> SlabId {
-        SlabId(self.slab_entry_of(reference) & !SPARSE)
+        slab_of_entry(self.slab_entry_of(reference))
     }
 
     /// Marks the slot with this reference as free, which is marked as taken.
@@ -550,9 +571,24 @@ impl LocalArena {
         let mut slab = unsafe { self.records.slab(id) };
         if slab.record().sparse != sparse {
             slab.record_mut().sparse = sparse;
-            let run = slab.run(shape);
-            self.source.pages.map_mut().set_sparse(run, id, sparse);
+            self.enter_flags(shape, id, slab);
         }
+    }
+
+    /// Says in the page map that the slab has guests, of which frees must know.
+    pub(crate) fn set_guests(&mut self, shape: &SizeClass, id: SlabId) {
+        // SAFETY: the slab is live and the arena is borrowed exclusively.
+        let mut slab = unsafe { self.records.slab(id) };
+        if !slab.record().guests {
+            slab.record_mut().guests = true;
+            self.enter_flags(shape, id, slab);
+        }
+    }
+
+    fn enter_flags(&mut self, shape: &SizeClass, id: SlabId, slab: Slab) {
+        let (sparse, guests) = (slab.record().sparse, slab.record().guests);
+        let map = self.source.pages.map_mut();
+        map.set_flags(slab.run(shape), id, sparse, guests);
     }
 
     /// # Safety

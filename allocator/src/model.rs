@@ -236,6 +236,7 @@ impl Subject {
         let object = self.leave(place);
         self.verify(&object, object.size);
         let pointer = self.pointer(object.address);
+        let sized = sized || self.guest_bytes(&object) > 0;
         // SAFETY: the object was live and has left the model.
         unsafe {
             match (sized, object.align) {
@@ -244,6 +245,16 @@ impl Subject {
                 (true, align) => self.arena.free_aligned(pointer, object.size, align),
             }
         }
+    }
+
+    /// Bytes by which an object's slot is larger than its class's.
+    fn guest_bytes(&self, object: &Object) -> usize {
+        if object.align != 0 {
+            return 0;
+        }
+        // SAFETY: the object is live.
+        let held = unsafe { self.arena.usable_size(self.pointer(object.address)) };
+        held - self.arena.usable_size_for(object.size)
     }
 
     /// Performs one step, during which the system refuses what `faults` says:
@@ -375,10 +386,14 @@ impl Subject {
         while left > 0 {
             let (victim, from) = match self.victim.take() {
                 Some(present) => present,
-                None => match self.arena.next_victim(&VictimPolicy::default()) {
-                    Some(victim) => (victim, 0),
-                    None => return,
-                },
+                None => {
+                    let victim = self.arena.next_victim(&VictimPolicy::default());
+                    let victim = victim.or_else(|| self.arena.next_merge());
+                    match victim.or_else(|| self.arena.next_packing()) {
+                        Some(victim) => (victim, 0),
+                        None => return,
+                    }
+                }
             };
             let Some(live) = self.arena.live_from(&victim, from) else {
                 assert!(
@@ -389,6 +404,10 @@ impl Subject {
             };
             let place = self.places[&live.object.as_ptr().addr()];
             let object = self.live[place];
+            if object.align != 0 && !victim.keeps_alignment() {
+                self.arena.finish(victim);
+                return;
+            }
             let size = if object.align == 0 {
                 object.size
             } else {
@@ -399,7 +418,9 @@ impl Subject {
                 self.arena.finish(victim);
                 return;
             };
-            assert_eq!(self.arena.waste().fresh_bytes_total, fresh);
+            if !victim.is_packed() {
+                assert_eq!(self.arena.waste().fresh_bytes_total, fresh);
+            }
             self.leave(place);
             // SAFETY: both objects are live and hold `size` bytes; the model
             // follows the move.
@@ -419,12 +440,14 @@ impl Subject {
     pub fn check(&self) {
         self.arena.check();
         let stats = self.arena.stats();
-        let mut held = 0;
+        let (mut held, mut guests) = (0, 0);
         for object in &self.live {
+            guests += self.guest_bytes(object);
             // SAFETY: the object is live.
             held += unsafe { self.arena.usable_size(self.pointer(object.address)) };
         }
         assert_eq!(held, stats.live_bytes + stats.large_bytes);
+        assert_eq!(guests, stats.guest_bytes);
     }
 
     /// Verifies and frees everything, after which the arena must hold nothing

@@ -5,7 +5,7 @@
 //! | classes | 0 | the page is free |
 //! | | class + 1 | a page of a slab of that class |
 //! | | [`LARGE_HEAD`], [`LARGE_BODY`] | the first page, any further page of a large run |
-//! | slabs | slab number, perhaps with [`SPARSE`] | on pages of slabs |
+//! | slabs | slab number, perhaps with [`SPARSE`] and [`GUESTS`] | on pages of slabs |
 //! | | pages of the run | on the first page of a large run |
 //!
 //! Five bytes per page, outside the pages themselves, so that no overflow
@@ -23,6 +23,15 @@ pub(crate) const LARGE_BODY: u8 = 255;
 /// Flag in a slab entry: the slab is at most half used, so a slot that is freed
 /// should not be handed out again at once.
 pub(crate) const SPARSE: u32 = 1 << 31;
+
+/// Flag in a slab entry: some of the slab's objects are of smaller classes.
+pub(crate) const GUESTS: u32 = 1 << 30;
+
+/// The slab number in a slab entry.
+#[inline(always)]
+pub(crate) const fn slab_of_entry(entry: u32) -> SlabId {
+    SlabId(entry & !(SPARSE | GUESTS))
+}
 
 /// Chunks whose entries fill whole pages of both arrays.
 pub(crate) const GROUP_CHUNKS: u32 = 8;
@@ -81,10 +90,11 @@ impl PageMap {
         unsafe { *self.slab_entries().add(page.0 as usize) }
     }
 
-    /// Notes whether a slab is sparse.
-    pub(crate) fn set_sparse(&mut self, run: PageRun, slab: SlabId, sparse: bool) {
-        let entry = slab.0 | if sparse { SPARSE } else { 0 };
-        self.fill_slabs(run, entry);
+    /// Notes whether a slab is sparse and whether it has guests.
+    pub(crate) fn set_flags(&mut self, run: PageRun, slab: SlabId, sparse: bool, guests: bool) {
+        let sparse = if sparse { SPARSE } else { 0 };
+        let guests = if guests { GUESTS } else { 0 };
+        self.fill_slabs(run, slab.0 | sparse | guests);
     }
 
     /// Enters a slab.

@@ -7,7 +7,7 @@
 //!
 //! Only slabs at most half used are searched, and only after they have been
 //! quiet from one search to the next: neither did slots come back, nor did the
-//! slab allocate.
+//! slab allocate. A slab that was packed is punched at once, whatever its class.
 
 use crate::bin::{Bin, LISTS, OCCUPANCY_LISTS};
 use crate::metadata::PURGE_RUNS;
@@ -96,6 +96,34 @@ pub(crate) unsafe fn punch(
     punched
 }
 
+/// Punches the dead pages of one slab, which has live slots and is on no list.
+/// Returns their number.
+pub(crate) fn punch_slab(mut slab: Slab, class: &SizeClass, pages: &mut PageHeap) -> u32 {
+    let mut runs = [PageRun {
+        start: PageIndex(0),
+        pages: 0,
+    }; RUNS_PER_SLAB];
+    let mut len = 0;
+    for (first, pages) in runs_of(slab.dead_pages(class) & !slab.record().punched) {
+        runs[len] = PageRun {
+            start: slab.record().start.plus(first),
+            pages,
+        };
+        len += 1;
+    }
+    let done = pages.punch(&runs[..len]);
+    for run in &runs[..done] {
+        note_punched(&mut slab, run);
+    }
+    runs[..done].iter().map(|run| run.pages).sum()
+}
+
+/// Notes in a slab's record that a run of its pages was punched.
+fn note_punched(slab: &mut Slab, run: &PageRun) {
+    let first = run.start.0 - slab.record().start.0;
+    slab.record_mut().punched |= (((1u32 << run.pages) - 1) << first) as u16;
+}
+
 enum Look {
     /// Pages of the slab, as bits, that are dead and not punched yet.
     Dead(u16),
@@ -169,12 +197,11 @@ impl Batch {
         for (run, id) in self.runs[..done].iter().zip(&self.slabs) {
             // SAFETY: slabs on lists are live; passed on to the caller.
             let mut slab = unsafe { records.slab(*id) };
-            let first = run.start.0 - slab.record().start.0;
             // SAFETY: the slab is on a list, and off it only in between. It
             // has live slots, or it would not have been on one.
             unsafe {
                 bin.take_off(records, *id);
-                slab.record_mut().punched |= (((1u32 << run.pages) - 1) << first) as u16;
+                note_punched(&mut slab, run);
                 bin.enlist(records, class, *id);
             }
             punched += run.pages;

@@ -33,8 +33,9 @@
 //! ```
 
 use crate::bin::Relocation;
-use crate::evacuation::{self, Prediction, Victim, VictimPolicy};
+use crate::evacuation::{self, Prediction, Victim, VictimPolicy, Way};
 use crate::local_arena::LocalArena;
+use crate::punch;
 use core::ptr::NonNull;
 
 /// A live object of a victim.
@@ -73,7 +74,50 @@ impl LocalArena {
         }
     }
 
-    /// The victim's first live object from slot number `slot` on.
+    /// Chooses a slab whose few objects find room in slabs of classes up to a
+    /// quarter larger, and takes it off the allocation lists. It is emptied as
+    /// any other victim is, and the pages of a whole slab come free: to be done
+    /// when [`LocalArena::next_victim`] finds nothing any more. `None` where
+    /// there is none.
+    ///
+    /// Objects that have moved are still freed with their own size, but are only
+    /// aligned to 8 bytes, and to powers of two that divide the larger class's
+    /// size as well as their own's.
+    ///
+    /// Takes time in proportion to the number of classes in use.
+    pub fn next_merge(&mut self) -> Option<Victim> {
+        self.retire_all_current();
+        let classes = self.classes_in_use();
+        let bins = &mut self.bin_table.items_mut()[..classes];
+        // SAFETY: the arena is borrowed exclusively, and with it all records.
+        let victim = unsafe { evacuation::merge_victim(bins, self.table.classes(), self.records) }?;
+        self.set_sparse(self.table.class(victim.class), victim.slab, true);
+        Some(victim)
+    }
+
+    /// Chooses a slab of which pages come free if its objects are moved together
+    /// within it, and takes it off the allocation lists. Its objects move as
+    /// those of any other victim do, and [`LocalArena::finish`] gives the pages
+    /// back at once. To be done when [`LocalArena::next_merge`] finds nothing any
+    /// more. `None` where there is none, or where pages are not punched.
+    ///
+    /// Takes time in proportion to the number of classes in use.
+    pub fn next_packing(&mut self) -> Option<Victim> {
+        self.punch_after_ms?;
+        self.retire_all_current();
+        for class in 0..self.classes_in_use() {
+            let (bin, shape) = (self.bin(class), self.table.class(class));
+            // SAFETY: the arena is borrowed exclusively, and with it all records.
+            let victim = unsafe { evacuation::packing_victim(bin, shape, class, self.records) };
+            if let Some(victim) = victim {
+                self.set_sparse(shape, victim.slab, true);
+                return Some(victim);
+            }
+        }
+        None
+    }
+
+    /// The victim's first object from slot number `slot` on that has to move.
     ///
     /// Objects may be freed between calls; none is added.
     pub fn live_from(&mut self, victim: &Victim, slot: u32) -> Option<LiveSlot> {
@@ -84,6 +128,10 @@ impl LocalArena {
         // SAFETY: a victim is a live slab, and nobody writes its record while
         // the arena is borrowed.
         let slab = unsafe { self.records.slab(victim.slab) };
+        let slot = match victim.way {
+            Way::Pack => slot.max(victim.live_at_start),
+            Way::Evacuate | Way::Merge => slot,
+        };
         let slot = slab.live_from(slot, shape)?;
         let offset = slab.byte_offset() + (slot * shape.size) as usize;
         Some(LiveSlot {
@@ -92,10 +140,10 @@ impl LocalArena {
         })
     }
 
-    /// Allocates `size` bytes for an object that leaves the victim: in the
-    /// fullest resident slab that has room, if that is at least as full as
-    /// what is left of the victim, and never in a fresh one. `None` where
-    /// there is no such slab; the victim cannot be emptied then.
+    /// Allocates `size` bytes, the object's own size, for an object that leaves
+    /// the victim: in the fullest resident slab that has room, if that is at
+    /// least as full as what is left of the victim, and never in a fresh one.
+    /// `None` where there is no such slab; the victim cannot be emptied then.
     ///
     /// The mover copies the object, patches its references and frees the old
     /// one.
@@ -106,7 +154,71 @@ impl LocalArena {
         if self.pending.len > 0 {
             self.flush();
         }
-        let class = self.table.class_of(size);
+        let home = self.table.class_of(size);
+        if victim.way == Way::Pack {
+            return self.slot_to_pack(home, victim);
+        }
+        let object = self.slot_in_fuller(home, victim, true);
+        if object.is_some() {
+            return object;
+        }
+        let hosts = match victim.way {
+            Way::Merge => evacuation::hosts(self.table.classes(), victim.class),
+            // A guest whose own class has no room stays one.
+            _ if victim.class != home => victim.class..victim.class + 1,
+            _ => return None,
+        };
+        for host in hosts {
+            let object = self.slot_in_fuller(host, victim, victim.way == Way::Evacuate);
+            if let Some(object) = object {
+                self.lodge(home, host, object);
+                return Some(object);
+            }
+        }
+        None
+    }
+
+    /// The first free slot of the slab that is being packed, if it is one of those
+    /// that stay in use.
+    fn slot_to_pack(&mut self, home: usize, victim: &Victim) -> Option<NonNull<u8>> {
+        let shape = self.table.class(victim.class);
+        // SAFETY: a victim is a live slab, the arena is borrowed exclusively.
+        let mut slab = unsafe { self.records.slab(victim.slab) };
+        let slot = slab.first_free(shape)?;
+        if slot >= victim.live_at_start {
+            return None;
+        }
+        slab.take(slot >> 6, 1 << (slot & 63));
+        let bin = self.bin(victim.class);
+        bin.free -= 1;
+        self.refill_pages(victim.slab, shape, slot >> 6, 1 << (slot & 63));
+        self.live_bytes += shape.size as usize;
+        let offset = slab.byte_offset() + (slot * shape.size) as usize;
+        let object = self.object_at((offset >> 3) as u32);
+        if home != victim.class {
+            self.lodge(home, victim.class, object);
+        }
+        Some(object)
+    }
+
+    /// Notes that an object of the class `home` lies in a slot of the class `host`.
+    fn lodge(&mut self, home: usize, host: usize, object: NonNull<u8>) {
+        let slab = self.slab_of(self.reference_of(object));
+        self.guest_bytes += self.table.guest_bytes(home, host);
+        self.set_guests(self.table.class(host), slab);
+    }
+
+    /// A slot in the fullest resident slab of a class that has room; if `fuller`
+    /// is demanded, in one at least as full as what is left of the victim.
+    fn slot_in_fuller(
+        &mut self,
+        class: usize,
+        victim: &Victim,
+        fuller: bool,
+    ) -> Option<NonNull<u8>> {
+        if self.classes_used[class >> 6] >> (class & 63) & 1 == 0 {
+            return None;
+        }
         self.put_hand_back(class);
         let shape = self.table.class(class);
         let victim_shape = self.table.class(victim.class);
@@ -114,7 +226,7 @@ impl LocalArena {
         let victim_free = unsafe { self.records.slab(victim.slab) }.record().free;
         let victim_live = u32::from(victim_shape.slots - victim_free);
         let fit = |live: u32| {
-            live * u32::from(victim_shape.slots) >= victim_live * u32::from(shape.slots)
+            !fuller || live * u32::from(victim_shape.slots) >= victim_live * u32::from(shape.slots)
         };
         loop {
             let bin = self.bin(class);
@@ -144,10 +256,27 @@ impl LocalArena {
         self.flush();
         let shape = self.table.class(victim.class);
         let bin = self.bin(victim.class);
+        let mut punched = 0;
+        if victim.way == Way::Pack {
+            // SAFETY: a victim is a live slab, the arena is borrowed exclusively.
+            let slab = unsafe { self.records.slab(victim.slab) };
+            if slab.record().free < shape.slots {
+                punched = punch::punch_slab(slab, shape, &mut self.source.pages);
+            }
+        }
         // SAFETY: the victim is on no list since it was taken off.
         let empty = unsafe { bin.enlist(self.records, shape, victim.slab) };
         self.listed(shape, victim.slab, empty);
-        empty.map_or(0, |_| u32::from(shape.pages))
+        let freed_pages = empty.map_or(punched, |_| u32::from(shape.pages));
+        if freed_pages == 0 {
+            let bin = self.bin(victim.class);
+            match victim.way {
+                Way::Evacuate => {}
+                Way::Merge => bin.merge_failed = true,
+                Way::Pack => bin.packing_failed = true,
+            }
+        }
+        freed_pages
     }
 
     /// What evacuating all that can be would bring and cost. Takes time in

@@ -164,6 +164,12 @@ impl ClassTable {
         None
     }
 
+    /// Bytes by which a slot of the class `host` is larger than one of `home`.
+    #[inline]
+    pub(crate) fn guest_bytes(&self, home: usize, host: usize) -> usize {
+        (self.classes[host].size - self.classes[home].size) as usize
+    }
+
     /// All classes, in ascending order of size.
     #[inline]
     pub fn classes(&self) -> &[SizeClass] {

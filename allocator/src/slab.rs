@@ -4,8 +4,8 @@
 //! The record lies apart from the slots, in a [`RecordPool`]:
 //!
 //! ```text
-//! byte 0      4      8      12     14          16       18      19     20       22       24
-//! | start page | prev | next | free | relist at | punched | class | list | looked | sparse | free bitmap | extra
+//! byte 0      4      8      12     14          16       18      19     20       22       23       24
+//! | start page | prev | next | free | relist at | punched | class | list | looked | sparse | guests | free bitmap | extra
 //! ```
 //!
 //! The bitmap is the truth: a set bit is a free slot, all others are live. So
@@ -46,6 +46,9 @@ pub(crate) struct SlabRecord {
     pub(crate) looked: u16,
     /// The page map says that the slab is sparse.
     pub(crate) sparse: bool,
+    /// Objects of smaller classes lie, or have lain, in the slab; the page map
+    /// says so, too.
+    pub(crate) guests: bool,
 }
 
 const BITMAP_OFFSET: usize = size_of::<SlabRecord>();
@@ -199,6 +202,14 @@ impl Slab {
         self.word(slot >> 6) >> (slot & 63) & 1 != 0
     }
 
+    /// The first slot that is marked as free.
+    pub(crate) fn first_free(self, class: &SizeClass) -> Option<u32> {
+        let words = 0..u32::from(class.words);
+        words
+            .map(|word| (word, self.word(word)))
+            .find_map(|(word, bits)| (bits != 0).then(|| word << 6 | bits.trailing_zeros()))
+    }
+
     /// The first slot from `slot` on that is not marked as free.
     pub(crate) fn live_from(self, slot: u32, class: &SizeClass) -> Option<u32> {
         let slots = u32::from(class.slots);
@@ -321,6 +332,7 @@ impl SlabSource {
                 list: u8::MAX,
                 looked: 0,
                 sparse: false,
+                guests: false,
             });
             let bitmap = record.add(1).cast::<u64>();
             for word in 0..u32::from(shape.words) {
@@ -363,7 +375,7 @@ impl SlabSource {
         let run = slab.run(self.table.class(slab.record().class as usize));
         self.pages
             .map_mut()
-            .set_sparse(run, new, slab.record().sparse);
+            .set_flags(run, new, slab.record().sparse, slab.record().guests);
         self.records.free(old);
         Some((old, new))
     }

@@ -21,6 +21,9 @@ pub struct ArenaStats {
     pub slab_bytes: usize,
     /// Slots in use: requests, rounded to their classes.
     pub live_bytes: usize,
+    /// Of these, by what the slots of objects that were moved into slabs of a
+    /// larger class are larger than their own class's.
+    pub guest_bytes: usize,
     /// Free slots in slabs.
     pub free_bytes: usize,
     /// Ends of slabs that belong to no slot.

@@ -31,7 +31,7 @@ impl LocalArena {
         }
     }
 
-    fn retire_all_current(&mut self) {
+    pub(crate) fn retire_all_current(&mut self) {
         self.flush();
         for class in 0..self.classes_in_use() {
             self.put_hand_back(class);

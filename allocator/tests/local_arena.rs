@@ -1,7 +1,7 @@
 //! A `LocalArena` through its public face, against what the system says of the
 //! process. The tests run one at a time, since the resident size is one.
 
-use slab_allocator::{ArenaOptions, Classes, ExtentKind, LocalArena, VictimPolicy};
+use slab_allocator::{ArenaOptions, Classes, ExtentKind, LocalArena, Victim, VictimPolicy};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard};
@@ -85,8 +85,17 @@ impl Objects {
 
     /// Empties sparse slabs until there is none; returns objects and pages.
     fn compact(&mut self, arena: &mut LocalArena, policy: &VictimPolicy) -> (u64, u32) {
+        self.empty_all(arena, |arena| arena.next_victim(policy))
+    }
+
+    /// Moves the objects of all victims that `next` names; returns objects and pages.
+    fn empty_all(
+        &mut self,
+        arena: &mut LocalArena,
+        next: impl Fn(&mut LocalArena) -> Option<Victim>,
+    ) -> (u64, u32) {
         let (mut moved, mut pages) = (0, 0);
-        while let Some(victim) = arena.next_victim(policy) {
+        while let Some(victim) = next(arena) {
             let mut slot = 0;
             while let Some(live) = arena.live_from(&victim, slot) {
                 let (size, mark) = self.0[&live.object];
@@ -297,6 +306,87 @@ fn every_move_makes_full_slabs_fuller() {
         arena.finish(victim);
     }
     assert!(moves > 500);
+}
+
+/// Bytes of slabs in memory.
+fn resident_slab_bytes(arena: &LocalArena) -> usize {
+    arena.waste().resident_slab_bytes
+}
+
+#[test]
+fn the_last_slabs_of_many_classes_are_merged_and_packed() {
+    let _alone = alone();
+    let mut random = Random(11);
+    let mut arena = LocalArena::new(&options(64 << 20)).unwrap();
+    let mut objects = Objects::default();
+    for _ in 0..40_000 {
+        objects.add(&mut arena, 24 + random.below(40) * random.below(40));
+    }
+    objects.retain(&mut arena, || random.below(40) == 0);
+    objects.compact(&mut arena, &VictimPolicy::default());
+    let evacuated = resident_slab_bytes(&arena);
+    assert!(evacuated > 2 * arena.stats().live_bytes);
+
+    let (moved, pages) = objects.empty_all(&mut arena, LocalArena::next_merge);
+    arena.check();
+    objects.verify();
+    assert!(moved > 100 && pages > 100);
+    let stats = arena.stats();
+    assert!(stats.guest_bytes > 0 && stats.guest_bytes * 4 < stats.live_bytes);
+    let merged = resident_slab_bytes(&arena);
+    assert!(merged <= evacuated - pages as usize * 4096);
+
+    let (_, pages) = objects.empty_all(&mut arena, LocalArena::next_packing);
+    arena.check();
+    objects.verify();
+    let packed = resident_slab_bytes(&arena);
+    assert!(pages > 0 && packed < merged);
+    assert!(
+        packed * 2 < 3 * arena.stats().live_bytes,
+        "{packed} of {evacuated} bytes for {}",
+        arena.stats().live_bytes
+    );
+
+    // Punched pages are filled again, and guests leave without a trace.
+    for _ in 0..20_000 {
+        objects.add(&mut arena, 24 + random.below(40) * random.below(40));
+    }
+    arena.check();
+    objects.verify();
+    objects.retain(&mut arena, || false);
+    arena.purge_all();
+    assert_eq!(arena.stats().guest_bytes, 0);
+    assert_eq!(resident_slab_bytes(&arena), 0);
+}
+
+#[test]
+fn a_merge_that_fails_is_not_tried_again_until_the_lists_change() {
+    let _alone = alone();
+    let mut arena = LocalArena::new(&options(64 << 20)).unwrap();
+    let mut objects = Objects::default();
+    for size in [200, 208] {
+        for _ in 0..20 {
+            objects.add(&mut arena, size);
+        }
+    }
+    let victim = arena.next_merge().unwrap();
+    assert_eq!(victim.slot_bytes(), 200);
+    assert_eq!(arena.finish(victim), 0);
+    assert_eq!(arena.next_merge(), None);
+    let mut left = 20;
+    objects.0.retain(|object, (size, _)| {
+        let kept = *size != 200 || left <= 5;
+        if !kept {
+            left -= 1;
+            // SAFETY: the object leaves the map.
+            unsafe { arena.free(*object, *size) };
+        }
+        kept
+    });
+    let (moved, _) = objects.empty_all(&mut arena, LocalArena::next_merge);
+    objects.verify();
+    arena.check();
+    assert_eq!((moved, arena.stats().slabs), (5, 1));
 }
 
 #[test]

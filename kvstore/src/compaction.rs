@@ -2,7 +2,9 @@
 //!
 //! The arena chooses the slab that costs least to empty, over all size classes, and the slots to
 //! move into: only in resident slabs that are at least as full, never in fresh ones, so that moving
-//! terminates and never goes to and fro. Here its live objects are moved, in batches whose objects,
+//! terminates and never goes to and fro. When nothing is left to be evacuated, the last slabs of each
+//! class are merged into those of larger classes, and what remains is packed into as few pages as it
+//! needs. Here its live objects are moved, in batches whose objects,
 //! buckets and targets are asked for ahead of time, and the one reference to each is patched.
 //!
 //! It runs under the shard's lock between commands, in slices of at most half a millisecond; when,
@@ -31,14 +33,34 @@ const BATCH_BYTES: usize = 64 << 10;
 /// then, in bytes.
 const DIRTY_BYTES_MAX: usize = 1 << 20;
 
-/// How full a slab may be to be emptied, in percent. At 75 three bytes are moved for each byte
-/// gained, at 90 nine.
+/// How far to go for what can be gained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ceiling {
+pub(crate) enum Effort {
+    /// While the arena grows beyond the target: whole slabs, so that it need not.
+    Growth,
     /// For gain that nobody waits for.
-    Background = 80,
-    /// While the arena grows beyond the target, or on command.
-    Urgent = 92,
+    Background,
+    /// On command, or before keys must be evicted.
+    Full,
+}
+
+impl Effort {
+    /// How full a slab may be to be emptied, in percent. At 75 three bytes are moved for each byte
+    /// gained, at 90 nine.
+    fn policy(self) -> VictimPolicy {
+        VictimPolicy {
+            live_percent_max: match self {
+                Effort::Background => 80,
+                Effort::Growth | Effort::Full => 92,
+            },
+        }
+    }
+
+    /// Whether slabs are merged and packed when none can be evacuated. Not while the arena grows:
+    /// the last slabs of each class fill up again by themselves then.
+    fn merges(self) -> bool {
+        self != Effort::Growth
+    }
 }
 
 /// How a slice ended.
@@ -69,7 +91,7 @@ fn after_growth(shard: &mut Shard) {
         shard.ledger().skipped_below_target += 1;
     } else {
         let stopwatch = Stopwatch::with_limit(Duration::from_nanos(budget_ns));
-        slice(shard, Ceiling::Urgent, &stopwatch);
+        slice(shard, Effort::Growth, &stopwatch);
         shard.pacing().spent(stopwatch.elapsed().as_nanos() as u64);
     }
     // The arena took new pages although it has free ones: they are too scattered for what it needs.
@@ -113,10 +135,10 @@ pub(crate) fn predict(shard: &Shard) -> Prediction {
 }
 
 /// Moves objects until the stopwatch is over or nothing is left to gain.
-pub(crate) fn slice(shard: &mut Shard, ceiling: Ceiling, stopwatch: &Stopwatch) -> SliceEnd {
+pub(crate) fn slice(shard: &mut Shard, effort: Effort, stopwatch: &Stopwatch) -> SliceEnd {
     let started = Stopwatch::unlimited();
     let end = loop {
-        if !move_batch(shard, ceiling) {
+        if !move_batch(shard, effort) {
             shard.ledger().skipped_no_victim += 1;
             shard.pacing().exhausted();
             break SliceEnd::NoVictim;
@@ -133,11 +155,15 @@ pub(crate) fn slice(shard: &mut Shard, ceiling: Ceiling, stopwatch: &Stopwatch) 
     end
 }
 
-fn choose_victim(shard: &mut Shard, ceiling: Ceiling) -> Option<Relocation> {
-    let policy = VictimPolicy {
-        live_percent_max: ceiling as u8,
-    };
-    let victim = shard.memory_mut().arena_mut().next_victim(&policy)?;
+/// The next slab to empty; `alone` if no other one is being emptied.
+fn choose_victim(shard: &mut Shard, effort: Effort, alone: bool) -> Option<Relocation> {
+    let arena = shard.memory_mut().arena_mut();
+    let mut victim = arena.next_victim(&effort.policy());
+    // One slab's room for guests must not be promised to another one.
+    if victim.is_none() && effort.merges() && alone {
+        victim = arena.next_merge().or_else(|| arena.next_packing());
+    }
+    let victim = victim?;
     shard.ledger().victims += 1;
     Some(Relocation {
         victim,
@@ -148,7 +174,7 @@ fn choose_victim(shard: &mut Shard, ceiling: Ceiling) -> Option<Relocation> {
 }
 
 /// Moves the next objects of the present victims and of new ones; false if there are none.
-fn move_batch(shard: &mut Shard, ceiling: Ceiling) -> bool {
+fn move_batch(shard: &mut Shard, effort: Effort) -> bool {
     let mut objects = [None; BATCH];
     let (mut count, mut bytes) = (0, 0);
     let mut relocations = std::mem::take(shard.relocations_mut());
@@ -158,7 +184,7 @@ fn move_batch(shard: &mut Shard, ceiling: Ceiling) -> bool {
             if index == VICTIMS {
                 break;
             }
-            let Some(relocation) = choose_victim(shard, ceiling) else {
+            let Some(relocation) = choose_victim(shard, effort, index == 0) else {
                 break;
             };
             relocations.push(relocation);
@@ -198,7 +224,7 @@ fn move_objects(shard: &mut Shard, objects: &[Option<(NonNull<u8>, usize)>; BATC
         let done = unsafe { shard.move_out(*moving) };
         debug_assert!(done, "an object that nobody refers to");
         moved += u64::from(done);
-        bytes += moving.slot_bytes() as u64;
+        bytes += moving.bytes() as u64;
     }
     let ledger = shard.ledger();
     ledger.moved_objects += moved;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use slab_allocator::{ArenaOptions, Classes};
 
 use crate::clock::Stopwatch;
-use crate::compaction::{self, Ceiling, SliceEnd};
+use crate::compaction::{self, Effort, SliceEnd};
 use crate::error::{DATABASES_MAX, KeyspaceError};
 use crate::eviction;
 use crate::gauges::{Gauges, NEVER_MS};
@@ -349,7 +349,7 @@ impl Keyspace {
             }
             let gained = self.with_shard(self.next_shard(), |shard| {
                 let freed_pages = shard.ledger().freed_pages;
-                let end = compaction::slice(shard, Ceiling::Urgent, stopwatch);
+                let end = compaction::slice(shard, Effort::Full, stopwatch);
                 let purged = shard.purge_free(usize::MAX);
                 shard.tell_resident();
                 end == SliceEnd::TimeOver && shard.ledger().freed_pages > freed_pages || purged > 0
@@ -403,7 +403,7 @@ impl Keyspace {
                     let before = *shard.ledger();
                     end = compaction::slice(
                         shard,
-                        Ceiling::Urgent,
+                        Effort::Full,
                         &Stopwatch::with_limit(Duration::from_nanos(SLICE_NS_MAX)),
                     );
                     shard.purge();

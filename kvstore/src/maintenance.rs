@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Stopwatch;
-use crate::compaction::{self, Ceiling, SliceEnd};
+use crate::compaction::{self, Effort, SliceEnd};
 use crate::expiry::{self, ExpiryNext};
 use crate::pacing::{Background, SLICE_NS_MAX};
 use crate::shard::Shard;
@@ -78,7 +78,7 @@ pub(crate) fn run(
         Background::Run => {
             let started = Stopwatch::unlimited();
             let percent = compaction::background_percent(shard);
-            let end = compaction::slice(shard, Ceiling::Background, &stopwatch);
+            let end = compaction::slice(shard, Effort::Background, &stopwatch);
             // While nothing is written, free pages are of no use to anybody.
             if shard.is_quiet() && shard.purge_free(PURGE_BYTES_MAX) >= PURGE_BYTES_MAX {
                 due_ms = due_ms.min(now_ms + 1);

@@ -25,6 +25,9 @@ const BUCKETS_MAX: usize = 128;
 
 const _: () = assert!(Geometry::LARGEST.bytes() / UNIT_BYTES <= BUCKETS_MAX);
 
+/// What the addresses of segments are multiples of.
+pub(crate) const ALIGNMENT: usize = align_of::<Bucket>();
+
 /// What is known of a segment as a whole.
 #[derive(Clone, Debug)]
 #[repr(C, align(16))]

@@ -252,7 +252,8 @@ impl Shard {
                 rounding_bytes: (sizes.slot_bytes
                     - sizes.key_bytes
                     - sizes.value_bytes
-                    - sizes.header_bytes) as u64,
+                    - sizes.header_bytes
+                    + arena.guest_bytes) as u64,
                 table_bytes: (self.memory.segment_bytes() + directory_bytes) as u64,
                 free_slot_bytes: (arena.free_bytes + arena.tail_bytes - arena.punched_bytes) as u64,
                 dirty_bytes: arena.dirty_bytes as u64,
@@ -291,7 +292,7 @@ impl Shard {
         let arena = self.memory.stats();
         assert_eq!(
             self.used_bytes(),
-            arena.live_bytes + arena.large_bytes,
+            arena.live_bytes - arena.guest_bytes + arena.large_bytes,
             "what the arena holds"
         );
     }

@@ -35,13 +35,14 @@ pub(crate) struct Relocation {
 pub(crate) struct Moving {
     object: NonNull<u8>,
     target: NonNull<u8>,
-    slot_bytes: usize,
+    bytes: usize,
     kind: Kind,
 }
 
 impl Moving {
-    pub(crate) fn slot_bytes(&self) -> usize {
-        self.slot_bytes
+    /// Bytes that move.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
@@ -50,7 +51,6 @@ enum Kind {
     /// An entry whose key has this prefix.
     Entry {
         prefix: u64,
-        bytes: usize,
     },
     Segment,
 }
@@ -75,38 +75,44 @@ impl Shard {
         if relocation.is_stuck {
             return None;
         }
-        let victim = &relocation.victim;
-        let slot_bytes = victim.slot_bytes();
-        let target = self
-            .memory
-            .arena_mut()
-            .allocate_for_relocation(slot_bytes, victim)?;
-        for line in (0..slot_bytes.min(TARGET_BYTES_PREFETCHED)).step_by(64) {
+        let name = self.memory.name(object);
+        // SAFETY: by the caller's promise; an object that is no segment is an entry.
+        let (kind, bytes) = unsafe {
+            if entry::is_segment(object) {
+                (Kind::Segment, Table::bytes_of_segment(&self.memory, name))
+            } else {
+                let entry = Entry::read(&self.memory, name);
+                let prefix = self.placer.prefix(entry.key());
+                (Kind::Entry { prefix }, entry.header().entry_bytes())
+            }
+        };
+        let arena = self.memory.arena_mut();
+        let Some(target) = arena.allocate_for_relocation(bytes, &relocation.victim) else {
+            relocation.is_stuck = true;
+            return None;
+        };
+        match kind {
+            Kind::Segment if !Table::is_place_for_segment(target) => {
+                relocation.is_stuck = true;
+                // SAFETY: it was just allocated for that many bytes.
+                unsafe { arena.free(target, bytes) };
+                return None;
+            }
+            Kind::Segment => {}
+            Kind::Entry { prefix } => {
+                if let Some(table) = self.tables.get(self.last_owner) {
+                    table.prefetch_buckets(&self.memory, prefix);
+                }
+            }
+        }
+        for line in (0..bytes.min(TARGET_BYTES_PREFETCHED)).step_by(64) {
             prefetch(target.as_ptr().wrapping_add(line));
-        }
-        // SAFETY: by the caller's promise.
-        if unsafe { entry::is_segment(object) } {
-            return Some(Moving {
-                object,
-                target,
-                slot_bytes,
-                kind: Kind::Segment,
-            });
-        }
-        // SAFETY: an object that is no segment is an entry.
-        let entry = unsafe { Entry::read(&self.memory, self.memory.name(object)) };
-        let prefix = self.placer.prefix(entry.key());
-        if let Some(table) = self.tables.get(self.last_owner) {
-            table.prefetch_buckets(&self.memory, prefix);
         }
         Some(Moving {
             object,
             target,
-            slot_bytes,
-            kind: Kind::Entry {
-                prefix,
-                bytes: entry.header().entry_bytes(),
-            },
+            bytes,
+            kind,
         })
     }
 
@@ -116,25 +122,20 @@ impl Shard {
     /// # Safety
     /// What is moved was prepared, and nothing but other moves happened since.
     pub(crate) unsafe fn move_out(&mut self, moving: Moving) -> bool {
-        let slot_bytes = moving.slot_bytes;
+        let bytes = moving.bytes;
         let (from, to) = (
             self.memory.name(moving.object),
             self.memory.name(moving.target),
         );
-        let bytes = match moving.kind {
-            Kind::Entry { bytes, .. } => bytes,
-            Kind::Segment => slot_bytes,
-        };
-        // SAFETY: both objects have slots of the same class, of which the entry or the segment is a
-        // part, and are distinct.
+        // SAFETY: both slots hold that many bytes and are distinct.
         unsafe { ptr::copy_nonoverlapping(moving.object.as_ptr(), moving.target.as_ptr(), bytes) };
         let moved = match moving.kind {
-            Kind::Entry { prefix, .. } => self.redirect_entry(prefix, from, to),
+            Kind::Entry { prefix } => self.redirect_entry(prefix, from, to),
             // SAFETY: the target holds a copy of the segment.
             Kind::Segment => unsafe { self.redirect_segment(from, to) },
         };
         // SAFETY: exactly one of the two copies is referred to, and the other one is freed.
-        unsafe { self.memory.free(if moved { from } else { to }, slot_bytes) };
+        unsafe { self.memory.free(if moved { from } else { to }, bytes) };
         moved
     }
 

@@ -241,6 +241,21 @@ impl Table {
             .prefix
     }
 
+    /// Bytes of the segment at `segment`.
+    ///
+    /// # Safety
+    /// `segment` is a live segment of `memory`.
+    pub(crate) unsafe fn bytes_of_segment(memory: &Memory, segment: Ref) -> usize {
+        // SAFETY: by the caller's promise.
+        let view = unsafe { segment::view(memory.address(segment)) };
+        view.geometry().bytes()
+    }
+
+    /// Whether a segment may lie at an address.
+    pub(crate) fn is_place_for_segment(address: NonNull<u8>) -> bool {
+        address.as_ptr().addr().is_multiple_of(segment::ALIGNMENT)
+    }
+
     /// Frees the entries and the segment at `prefix`; returns where the next segment begins.
     ///
     /// # Safety
