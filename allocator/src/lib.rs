@@ -19,11 +19,11 @@
 //!
 //! ```text
 //! words     fatal sync units size_class options settings
-//! system    os
-//! pages     metadata bit_sets buddy decay page_map chunk page_heap record_pool
+//! system    os cgroup
+//! pages     metadata bit_sets buddy decay refault page_map chunk page_heap record_pool
 //! objects   slab bin hand punch large evacuation remote_free
 //! arenas    stats local_arena upkeep relocation introspect arena model
-//! shared    shared_pages process_arena
+//! shared    shared_pages process_arena purger
 //! threads   thread_cache tls thread fork background
 //! engine    exit_report process heap
 //! faces     global_alloc control process_stats c_api
@@ -37,6 +37,8 @@ pub mod arena;
 mod background;
 #[cfg(not(loom))]
 pub mod c_api;
+#[cfg(not(loom))]
+mod cgroup;
 #[cfg(not(loom))]
 mod control;
 #[cfg(not(loom))]
@@ -53,6 +55,10 @@ mod process;
 mod process_arena;
 #[cfg(not(loom))]
 mod process_stats;
+#[cfg(not(loom))]
+mod purger;
+#[cfg(not(loom))]
+mod refault;
 #[cfg(not(loom))]
 mod shared_pages;
 #[cfg(not(loom))]

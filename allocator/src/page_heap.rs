@@ -69,7 +69,9 @@ pub(crate) struct PageCounts {
     /// Chunks with pages handed out or dirty, and groups with such chunks.
     pub(crate) open_chunks: u32,
     pub(crate) open_groups: u32,
-    /// Pages ever handed out that had no memory behind them.
+    /// Pages ever handed out.
+    pub(crate) handed_total: u64,
+    /// Those among them that had no memory behind them.
     pub(crate) fresh_total: u64,
     /// Pages ever given back to the system, free or punched.
     pub(crate) purged_total: u64,
@@ -295,6 +297,7 @@ impl PageHeap {
 
     fn handed_out(&mut self, pages: u32, reused: u32) {
         self.counts.used += pages;
+        self.counts.handed_total += u64::from(pages);
         self.counts.dirty -= reused;
         self.counts.fresh_total += u64::from(pages - reused);
     }
@@ -572,6 +575,7 @@ impl PageHeap {
     /// used part.
     pub(crate) fn check(&self) {
         let mut counts = PageCounts {
+            handed_total: self.counts.handed_total,
             fresh_total: self.counts.fresh_total,
             purged_total: self.counts.purged_total,
             purges_refused: self.counts.purges_refused,

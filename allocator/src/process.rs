@@ -12,11 +12,13 @@ use crate::fork::{self, Handlers};
 use crate::os;
 use crate::page_heap::PageHeapOptions;
 use crate::process_arena::{ArenaTable, CLASSES, ProcessArena};
+use crate::purger::{Caller, DIRTY_PAGES_START, DIRTY_PAGES_WAKE, PURGE_PAGES_MAX, Purger};
+use crate::refault::Refaults;
 use crate::settings::{self, Settings};
 use crate::shared_pages::SharedPages;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-use crate::sync::{Errno, Lock, Rank, futex_wait};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use crate::sync::{Errno, Lock, Rank};
 use crate::thread::{self, ARENAS_MAX, ExitKey, Registry, Thread};
 use crate::thread_cache::budget_bytes;
 use crate::units::{CHUNK_BYTES, PAGE_BYTES};
@@ -28,24 +30,6 @@ use core::mem::MaybeUninit;
 /// so on down to the least of use.
 const REGION_BYTES_MAX: usize = 1 << 40;
 const REGION_BYTES_MIN: usize = 16 << 20;
-
-/// Dirty pages from which on the purge thread is woken, and those from which on it
-/// is started: a program that never frees as much stays without it.
-const DIRTY_PAGES_WAKE: u32 = (256 << 10) / PAGE_BYTES as u32;
-const DIRTY_PAGES_START: u32 = (1 << 20) / PAGE_BYTES as u32;
-
-/// Pages that are given back under one hold of the page lock, and the nanoseconds
-/// from then to the next, in which others get it.
-const PURGE_PAGES_MAX: u32 = (2 << 20) / PAGE_BYTES as u32;
-const PURGE_PAUSE_NS: u64 = 50_000;
-
-/// Bounds of the purge thread's pause while it has something to do.
-const PAUSE_MS_MIN: u64 = 10;
-const PAUSE_MS_MAX: u64 = 1000;
-
-/// The least number of milliseconds after which a class that was not used counts as
-/// idle.
-const IDLE_MS: u64 = 100;
 
 /// The heap.
 pub(crate) struct Process {
@@ -82,15 +66,7 @@ static PURGE_DELAY_MS: AtomicU32 = AtomicU32::new(0);
 /// Figures are written when the program exits.
 static STATS_AT_EXIT: AtomicBool = AtomicBool::new(false);
 
-/// Counts periods of at least [`IDLE_MS`], of which every thread tells its cache in
-/// its next slow path.
-static EPOCH: AtomicU32 = AtomicU32::new(0);
-
-/// When the current period began, on the clock of [`os::now_ms`].
-static PERIOD_START_MS: AtomicU64 = AtomicU64::new(0);
-
-/// Whether slots were handed out in the last period.
-static WAS_BUSY: AtomicBool = AtomicBool::new(false);
+static PURGER: Purger = Purger::new();
 
 impl Process {
     /// The heap, if it has been made.
@@ -296,7 +272,7 @@ impl Process {
     #[inline]
     fn after_slow_event(&self, thread: &'static Thread) {
         self.notify_if_dirty();
-        let epoch = EPOCH.load(Relaxed);
+        let epoch = PURGER.epoch();
         if thread.cache.slow_event() || thread.epoch.get() != epoch {
             thread.epoch.set(epoch);
             self.tick_cache(thread);
@@ -338,8 +314,8 @@ impl Process {
     #[cold]
     fn tick_without_thread(&self) {
         let now_ms = os::now_ms();
-        if now_ms.saturating_sub(PERIOD_START_MS.load(Relaxed)) >= IDLE_MS {
-            tick();
+        if PURGER.is_period_over(now_ms) {
+            PURGER.tick(&self.pages, &self.arenas, now_ms, Caller::Program);
         }
     }
 
@@ -383,8 +359,10 @@ impl Process {
     /// Changes the time in milliseconds within which free pages are given back.
     pub(crate) fn set_purge_delay_ms(&self, purge_delay_ms: u32) {
         PURGE_DELAY_MS.store(purge_delay_ms, Relaxed);
-        self.pages
-            .with(|pages| pages.source.pages.set_decay_ms(purge_delay_ms));
+        self.pages.with(|pages| {
+            pages.refaults = Refaults::new(purge_delay_ms);
+            pages.source.pages.set_decay_ms(purge_delay_ms);
+        });
         self.notify_if_dirty();
     }
 
@@ -402,7 +380,7 @@ impl Process {
     /// next tick of its cache.
     pub(crate) fn set_cache_bytes(&self, cache_bytes: usize) {
         CACHE_BYTES.store(cache_bytes, Relaxed);
-        EPOCH.fetch_add(1, Relaxed);
+        PURGER.next_epoch();
     }
 
     /// Has figures written at exit, or not.
@@ -454,46 +432,12 @@ extern "C" fn at_exit() {
 fn tick() -> Option<u64> {
     let process = Process::get()?;
     let now_ms = os::now_ms();
-    if now_ms.saturating_sub(PERIOD_START_MS.load(Relaxed)) >= IDLE_MS {
-        PERIOD_START_MS.store(now_ms, Relaxed);
-        EPOCH.fetch_add(1, Relaxed);
-        let mut busy = false;
-        for arena in process.arenas.iter() {
-            busy |= arena.settle(&process.pages);
-        }
-        WAS_BUSY.store(busy, Relaxed);
-    }
-    let next_ms = loop {
-        let (purged, next_ms) = process
-            .pages
-            .with(|pages| pages.source.pages.purge_due(now_ms, PURGE_PAGES_MAX));
-        if purged < PURGE_PAGES_MAX {
-            break next_ms;
-        }
-        pause_ns(PURGE_PAUSE_NS);
-    };
-    process.pages.with(|pages| pages.source.records.purge());
-    match next_ms {
-        Some(next_ms) => {
-            let until = next_ms.saturating_sub(os::now_ms());
-            Some(until.clamp(PAUSE_MS_MIN, PAUSE_MS_MAX))
-        }
-        // One more period shows whether the heap is idle, and what it then keeps.
-        None => WAS_BUSY.load(Relaxed).then_some(PAUSE_MS_MAX),
-    }
-}
-
-fn pause_ns(nanoseconds: u64) {
-    static NEVER_WOKEN: AtomicU32 = AtomicU32::new(0);
-    futex_wait(&NEVER_WOKEN, 0, Some(nanoseconds));
+    PURGER.tick(&process.pages, &process.arenas, now_ms, Caller::PurgeThread)
 }
 
 /// Whether the purge thread is needed.
 fn has_work() -> bool {
-    Process::get().is_some_and(|process| {
-        process.pages.dirty() >= DIRTY_PAGES_WAKE
-            || process.arenas.iter().any(ProcessArena::has_mail)
-    })
+    Process::get().is_some_and(|process| Purger::has_work(&process.pages, &process.arenas))
 }
 
 /// Runs when a thread that has a cache ends.

@@ -6,6 +6,7 @@ use crate::fatal::fatal;
 use crate::large::{self, LargeCounts};
 use crate::page_heap::{PageHeap, PageHeapOptions};
 use crate::page_map::LARGE_HEAD;
+use crate::refault::Refaults;
 use crate::remote_free::{self, RemoteWord, Words};
 use crate::size_class::{GENERAL, SizeClass};
 use crate::slab::{Records, SlabRecord, SlabSource, extra_offset};
@@ -56,6 +57,7 @@ unsafe impl Send for SharedPages {}
 pub(crate) struct Pages {
     pub(crate) source: SlabSource,
     pub(crate) large: LargeCounts,
+    pub(crate) refaults: Refaults,
 }
 
 impl SharedPages {
@@ -79,6 +81,7 @@ impl SharedPages {
                 Pages {
                     source,
                     large: LargeCounts::default(),
+                    refaults: Refaults::new(options.decay_ms),
                 },
             ),
         })
@@ -262,7 +265,7 @@ impl SharedPages {
     pub(crate) fn resize_large(&self, object: *mut u8, size: usize) -> *mut u8 {
         self.with(|pages| {
             let run = self.large_run(pages, object);
-            let Pages { source, large } = pages;
+            let Pages { source, large, .. } = pages;
             let heap = &mut source.pages;
             if large::resize_in_place(heap, large, run, size) {
                 return object;

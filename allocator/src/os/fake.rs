@@ -8,7 +8,7 @@
 //! test itself, such as the growth of a model's `Vec`, stays outside.
 
 use super::Range;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::ffi::CStr;
 use core::ptr::NonNull;
 
@@ -81,6 +81,35 @@ pub(crate) fn environment(name: &CStr) -> Option<&[u8]> {
     memory::environment(name)
 }
 
+thread_local! {
+    /// The only files that there are, if any are named: paths and contents.
+    static FILES: RefCell<Option<Vec<(String, String)>>> = const { RefCell::new(None) };
+}
+
+/// Runs `act` while these files, given by path and contents, are all that there are.
+#[cfg(test)]
+pub(crate) fn with_files<T>(files: &[(&str, &str)], act: impl FnOnce() -> T) -> T {
+    let owned = |(path, text): &(&str, &str)| ((*path).to_owned(), (*text).to_owned());
+    let before = FILES.replace(Some(files.iter().map(owned).collect()));
+    let result = act();
+    FILES.set(before);
+    result
+}
+
+pub(crate) fn read_file(path: &CStr, into: &mut [u8]) -> Option<usize> {
+    FILES.with_borrow(|files| match files {
+        Some(files) => {
+            let (_, text) = files
+                .iter()
+                .find(|(name, _)| name.as_bytes() == path.to_bytes())?;
+            let length = text.len().min(into.len());
+            into[..length].copy_from_slice(&text.as_bytes()[..length]);
+            Some(length)
+        }
+        None => memory::read_file(path, into),
+    })
+}
+
 #[cfg(not(miri))]
 use super::linux as memory;
 
@@ -137,6 +166,10 @@ mod memory {
     }
 
     pub(crate) fn environment(_: &CStr) -> Option<&[u8]> {
+        None
+    }
+
+    pub(crate) fn read_file(_: &CStr, _: &mut [u8]) -> Option<usize> {
         None
     }
 }

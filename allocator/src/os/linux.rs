@@ -216,3 +216,25 @@ pub(crate) fn environment(name: &CStr) -> Option<&[u8]> {
         (!value.is_null()).then(|| CStr::from_ptr(value).to_bytes())
     }
 }
+
+pub(crate) fn read_file(path: &CStr, into: &mut [u8]) -> Option<usize> {
+    // SAFETY: the path is a C string; `into` is writable; the descriptor is this
+    // function's.
+    unsafe {
+        let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return None;
+        }
+        let mut length = 0;
+        let end = loop {
+            let room = &mut into[length..];
+            match libc::read(file, room.as_mut_ptr().cast(), room.len()) {
+                0 => break Some(length),
+                bytes if bytes < 0 => break None,
+                bytes => length += bytes as usize,
+            }
+        };
+        libc::close(file);
+        end
+    }
+}

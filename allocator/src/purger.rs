@@ -1,0 +1,306 @@
+//! What gives free pages of the process heap back, when it is time: called by the
+//! purge thread, or by the program's own threads where there is none.
+//!
+//! A [tick](Purger::tick) does three things. Once per period, arenas take back what
+//! other threads have freed, and give up what idle classes keep. Then pages go back
+//! that have been free for as long as the decay allows, which is longer than asked
+//! for where purged pages [come straight back](crate::refault). And where the
+//! [control group](crate::cgroup) nears its limit, all free pages go at once.
+
+use crate::cgroup;
+use crate::process_arena::{ArenaTable, ProcessArena};
+use crate::refault::Totals;
+use crate::shared_pages::{Pages, SharedPages};
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use crate::sync::futex_wait;
+use crate::units::PAGE_BYTES;
+
+/// Dirty pages for which a tick is worth it, and those for which a thread is.
+pub(crate) const DIRTY_PAGES_WAKE: u32 = (256 << 10) / PAGE_BYTES as u32;
+pub(crate) const DIRTY_PAGES_START: u32 = (1 << 20) / PAGE_BYTES as u32;
+
+/// Pages that are given back under one hold of the page lock, and the nanoseconds
+/// from then to the next, in which others get it.
+pub(crate) const PURGE_PAGES_MAX: u32 = (2 << 20) / PAGE_BYTES as u32;
+const PURGE_PAUSE_NS: u64 = 50_000;
+
+/// Bounds of the pause between ticks while there is something to do.
+const PAUSE_MS_MIN: u64 = 10;
+const PAUSE_MS_MAX: u64 = 1000;
+
+/// The least number of milliseconds after which a class that was not used counts as
+/// idle.
+const IDLE_MS: u64 = 100;
+
+/// Milliseconds for which the answer of the control group holds.
+const LIMIT_MS: u64 = 1000;
+
+/// Who calls a tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The purge thread, which may take its time.
+    PurgeThread,
+    /// A thread of the program, in the course of an allocation or a free.
+    Program,
+}
+
+/// When what was done last.
+pub(crate) struct Purger {
+    /// Counts periods of at least [`IDLE_MS`], of which every thread tells its cache
+    /// in its next slow path.
+    epoch: AtomicU32,
+    /// When the current period began.
+    period_start_ms: AtomicU64,
+    /// Whether slots were handed out in the last period.
+    was_busy: AtomicBool,
+    /// When the control group was asked, and its answer.
+    asked_ms: AtomicU64,
+    is_near_limit: AtomicBool,
+}
+
+impl Purger {
+    /// Nothing has been done yet.
+    pub(crate) const fn new() -> Self {
+        Self {
+            epoch: AtomicU32::new(0),
+            period_start_ms: AtomicU64::new(0),
+            was_busy: AtomicBool::new(false),
+            asked_ms: AtomicU64::new(0),
+            is_near_limit: AtomicBool::new(false),
+        }
+    }
+
+    /// The number of the current period.
+    #[inline]
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(Relaxed)
+    }
+
+    /// Begins another period for the threads' caches.
+    pub(crate) fn next_epoch(&self) {
+        self.epoch.fetch_add(1, Relaxed);
+    }
+
+    /// Whether the current period is over.
+    pub(crate) fn is_period_over(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.period_start_ms.load(Relaxed)) >= IDLE_MS
+    }
+
+    /// Whether a tick would find something to do.
+    pub(crate) fn has_work(pages: &SharedPages, arenas: &ArenaTable) -> bool {
+        pages.dirty() >= DIRTY_PAGES_WAKE || arenas.iter().any(ProcessArena::has_mail)
+    }
+
+    /// Does what is due at `now_ms`. Returns the milliseconds after which to call
+    /// again; `None` while nothing is left to do.
+    pub(crate) fn tick(
+        &self,
+        pages: &SharedPages,
+        arenas: &ArenaTable,
+        now_ms: u64,
+        caller: Caller,
+    ) -> Option<u64> {
+        if self.is_period_over(now_ms) {
+            self.period_start_ms.store(now_ms, Relaxed);
+            self.next_epoch();
+            let mut busy = false;
+            for arena in arenas.iter() {
+                busy |= arena.settle(pages);
+            }
+            self.was_busy.store(busy, Relaxed);
+        }
+        let all = caller == Caller::PurgeThread && self.ask_for_limit(pages, now_ms);
+        pages.with(|pages| adapt_delay(pages, now_ms));
+        let next_ms = loop {
+            let (purged, next_ms) = pages.with(|pages| {
+                let heap = &mut pages.source.pages;
+                match all {
+                    true => (heap.purge(PURGE_PAGES_MAX), heap.purge_due(now_ms, 0).1),
+                    false => heap.purge_due(now_ms, PURGE_PAGES_MAX),
+                }
+            });
+            if purged < PURGE_PAGES_MAX {
+                break next_ms;
+            }
+            pause_ns(PURGE_PAUSE_NS);
+        };
+        pages.with(|pages| pages.source.records.purge());
+        match next_ms {
+            Some(next_ms) => {
+                let until = next_ms.saturating_sub(now_ms);
+                Some(until.clamp(PAUSE_MS_MIN, PAUSE_MS_MAX))
+            }
+            // One more period shows whether the heap is idle, and what it then keeps.
+            None => self.was_busy.load(Relaxed).then_some(PAUSE_MS_MAX),
+        }
+    }
+
+    /// Whether all free pages should go, because memory is short in the control
+    /// group. Asks it seldom, and only if there are pages to give.
+    fn ask_for_limit(&self, pages: &SharedPages, now_ms: u64) -> bool {
+        let asked_ms = self.asked_ms.load(Relaxed);
+        if pages.dirty() > 0 && (asked_ms == 0 || now_ms.saturating_sub(asked_ms) >= LIMIT_MS) {
+            self.asked_ms.store(now_ms, Relaxed);
+            self.is_near_limit.store(cgroup::is_near_limit(), Relaxed);
+        }
+        self.is_near_limit.load(Relaxed)
+    }
+}
+
+/// Lets free pages stay as long as is worth it at present.
+fn adapt_delay(pages: &mut Pages, now_ms: u64) {
+    let counts = pages.source.pages.counts();
+    let totals = Totals {
+        purged: counts.purged_total,
+        fresh: counts.fresh_total,
+        handed: counts.handed_total,
+    };
+    if pages.refaults.observe(now_ms, totals) {
+        let delay_ms = pages.refaults.delay_ms();
+        pages.source.pages.set_decay_ms(delay_ms);
+    }
+}
+
+fn pause_ns(nanoseconds: u64) {
+    static NEVER_WOKEN: AtomicU32 = AtomicU32::new(0);
+    futex_wait(&NEVER_WOKEN, 0, Some(nanoseconds));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::fake::with_files;
+    use crate::page_heap::PageHeapOptions;
+
+    const DELAY_MS: u32 = 1000;
+    const MIB: usize = 1 << 20;
+
+    /// A purger with pages of its own, and a clock that stands still by itself.
+    struct Subject {
+        purger: Purger,
+        pages: SharedPages,
+        arenas: ArenaTable,
+        now_ms: u64,
+    }
+
+    impl Subject {
+        fn new() -> Self {
+            let options = PageHeapOptions {
+                region_bytes: 256 * MIB,
+                region_bytes_min: 256 * MIB,
+                decay_ms: DELAY_MS,
+            };
+            Self {
+                purger: Purger::new(),
+                pages: SharedPages::new(&options).unwrap(),
+                arenas: ArenaTable::new(1).unwrap(),
+                now_ms: 1_000_000,
+            }
+        }
+
+        /// Lets time go on by steps of 10 ms, with a tick in each.
+        fn pass(&mut self, milliseconds: u64) {
+            for _ in 0..milliseconds / 10 {
+                self.now_ms += 10;
+                self.tick(Caller::PurgeThread);
+            }
+        }
+
+        fn tick(&self, caller: Caller) -> Option<u64> {
+            self.purger
+                .tick(&self.pages, &self.arenas, self.now_ms, caller)
+        }
+
+        fn allocate(&self, bytes: usize) -> *mut u8 {
+            let object = self.pages.allocate_large(bytes, 1).0;
+            assert!(!object.is_null());
+            object
+        }
+
+        fn dirty_bytes(&self) -> usize {
+            self.pages.dirty() as usize * PAGE_BYTES
+        }
+
+        fn purged_bytes(&self) -> usize {
+            let purged = |pages: &mut Pages| pages.source.pages.counts().purged_total;
+            self.pages.with(purged) as usize * PAGE_BYTES
+        }
+    }
+
+    const NO_LIMIT: [(&str, &str); 1] = [("/proc/self/cgroup", "0::/\n")];
+
+    fn limited(usage: &'static str) -> [(&'static str, &'static str); 3] {
+        [
+            ("/proc/self/cgroup", "0::/\n"),
+            ("/sys/fs/cgroup/memory.current", usage),
+            ("/sys/fs/cgroup/memory.max", "1000\n"),
+        ]
+    }
+
+    #[test]
+    fn free_pages_go_within_the_delay_and_then_nothing_is_left_to_do() {
+        let mut subject = Subject::new();
+        with_files(&NO_LIMIT, || {
+            subject.pages.free_large(subject.allocate(20 * MIB));
+            subject.pass(10);
+            assert_eq!(subject.dirty_bytes(), 20 * MIB);
+            subject.pass(u64::from(DELAY_MS) + 100);
+            assert_eq!(subject.dirty_bytes(), 0);
+            assert_eq!(subject.tick(Caller::PurgeThread), None);
+        });
+    }
+
+    #[test]
+    fn near_the_limit_all_free_pages_go_at_once() {
+        let mut subject = Subject::new();
+        let object = subject.allocate(20 * MIB);
+        with_files(&limited("990\n"), || {
+            subject.pages.free_large(object);
+            subject.tick(Caller::Program);
+            assert_eq!(subject.dirty_bytes(), 20 * MIB, "others do not read files");
+            subject.pass(10);
+            assert_eq!(subject.dirty_bytes(), 0);
+        });
+        // The answer holds for a while, and no longer.
+        with_files(&limited("500\n"), || {
+            let object = subject.allocate(20 * MIB);
+            subject.pages.free_large(object);
+            subject.pass(10);
+            assert_eq!(subject.dirty_bytes(), 0);
+            subject.now_ms += LIMIT_MS;
+            let object = subject.allocate(20 * MIB);
+            subject.pages.free_large(object);
+            subject.pass(10);
+            assert_eq!(subject.dirty_bytes(), 20 * MIB);
+        });
+    }
+
+    /// Bytes purged while 20 MiB come and go every second and a half.
+    fn purged_by_churn(subject: &mut Subject, rounds: u32) -> usize {
+        let before = subject.purged_bytes();
+        for _ in 0..rounds {
+            let object = subject.allocate(20 * MIB);
+            subject.pass(100);
+            subject.pages.free_large(object);
+            subject.pass(1400);
+        }
+        subject.purged_bytes() - before
+    }
+
+    #[test]
+    fn pages_that_come_back_stay_until_the_program_is_idle() {
+        let mut subject = Subject::new();
+        with_files(&NO_LIMIT, || {
+            // At first every round gives everything back.
+            assert_eq!(purged_by_churn(&mut subject, 1), 20 * MIB);
+            purged_by_churn(&mut subject, 4);
+            let learnt = purged_by_churn(&mut subject, 4);
+            assert!(learnt <= 40 * MIB, "of 80 MiB at most half: {learnt}");
+            // Idle: three windows, of which the first has seen something, and then the
+            // delay that was asked for.
+            subject.pass(4 * u64::from(DELAY_MS) + 200);
+            assert_eq!(subject.dirty_bytes(), 0);
+        });
+    }
+}
