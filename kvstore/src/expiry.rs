@@ -43,13 +43,21 @@ pub(crate) fn slice(shard: &mut Shard, now_ms: u64, stopwatch: &Stopwatch) -> Ex
             other => return other,
         }
     }
-    for looks in 1.. {
+    let started = Stopwatch::unlimited();
+    let mut looks = 0;
+    let capped = loop {
         if !shard.expire_next_segment(now_ms) {
-            break;
+            break false;
         }
+        looks += 1;
         if looks % SEGMENTS_PER_LOOK == 0 && stopwatch.is_over() {
-            return ExpiryNext::GoOn;
+            break true;
         }
+    };
+    shard.note_expiry_slice(started.elapsed(), capped);
+    if capped {
+        ExpiryNext::GoOn
+    } else {
+        next(shard)
     }
-    next(shard)
 }

@@ -89,6 +89,30 @@ pub struct RoomMade {
     /// Whether a command that needs memory may run: the limit is kept, or is on the way to be, since
     /// keys could be evicted but not enough in the time of one call.
     pub within_limit: bool,
+    /// Whether the limit is exceeded all the same: no key may be evicted, or not enough were in the
+    /// time of one call.
+    pub exceeded: bool,
+    /// The longest time that the eviction of one key took.
+    pub longest: Duration,
+}
+
+impl RoomMade {
+    /// Nothing had to be done.
+    const NOTHING: RoomMade = RoomMade {
+        evicted: 0,
+        within_limit: true,
+        exceeded: false,
+        longest: Duration::ZERO,
+    };
+}
+
+/// For how long [`Keyspace::maintain`] worked at what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Maintained {
+    /// Active expiry.
+    pub expiry: Duration,
+    /// Compaction.
+    pub compaction: Duration,
 }
 
 /// For how long one call of [`Keyspace::make_room`] evicts before it lets the command run.
@@ -285,33 +309,34 @@ impl Keyspace {
     pub fn make_room(&self, now_ms: u64, other_bytes: u64) -> RoomMade {
         let limit = self.max_memory_bytes.load(Ordering::Relaxed);
         if limit == 0 {
-            return RoomMade {
-                evicted: 0,
-                within_limit: true,
-            };
+            return RoomMade::NOTHING;
         }
         let measure = self.settings.lock().memory_measure;
         let over_bytes = || (self.measured_bytes(measure) + other_bytes).saturating_sub(limit);
         let stopwatch = Stopwatch::with_limit(MAKE_ROOM_LIMIT);
         if measure == MemoryMeasure::Resident && self.give_back(&stopwatch, || over_bytes() > 0) {
             return RoomMade {
-                evicted: 0,
-                within_limit: true,
+                exceeded: over_bytes() > 0,
+                ..RoomMade::NOTHING
             };
         }
         // Evicting lowers the bytes in use at once, but resident ones only as slabs come free: so no
         // more is evicted than is missing now, and the next call compacts.
         let missing_bytes = over_bytes();
         let (mut evicted, mut evicted_bytes, mut fruitless) = (0, 0, 0);
+        let mut longest = Duration::ZERO;
         while evicted_bytes < missing_bytes && over_bytes() > 0 {
             if fruitless >= self.shards() {
                 return RoomMade {
                     evicted,
                     within_limit: false,
+                    exceeded: true,
+                    longest,
                 };
             }
             let before = evicted;
             self.with_shard(self.next_shard(), |shard| {
+                let mut began = stopwatch.elapsed();
                 for _ in 0..EVICTED_IN_A_ROW {
                     if evicted_bytes >= missing_bytes {
                         break;
@@ -319,6 +344,9 @@ impl Keyspace {
                     let Some(bytes) = eviction::evict_one(shard, now_ms) else {
                         break;
                     };
+                    let ended = stopwatch.elapsed();
+                    longest = longest.max(ended - began);
+                    began = ended;
                     evicted += 1;
                     evicted_bytes += bytes as u64;
                 }
@@ -332,6 +360,8 @@ impl Keyspace {
         RoomMade {
             evicted,
             within_limit: true,
+            exceeded: over_bytes() > 0,
+            longest,
         }
     }
 
@@ -366,19 +396,38 @@ impl Keyspace {
     /// again. Any thread may call it for any shard, as often as it likes: while nothing is due it
     /// costs one load and takes no lock, and a busy shard is left alone. Locks.
     pub fn maintain(&self, shard: usize, now_ms: u64, budget: Duration) -> NextDue {
+        self.maintain_timed(shard, now_ms, budget).0
+    }
+
+    /// The same; also says how long it worked at what.
+    pub fn maintain_timed(
+        &self,
+        shard: usize,
+        now_ms: u64,
+        budget: Duration,
+    ) -> (NextDue, Maintained) {
         let gauges = &self.gauges[shard];
         let due_ms = gauges.due_ms();
         if due_ms == NEVER_MS {
-            return NextDue::Idle;
+            return (NextDue::Idle, Maintained::default());
         }
         if due_ms > now_ms && due_ms - now_ms <= DUE_MS_MAX {
-            return NextDue::After(Duration::from_millis(due_ms - now_ms));
+            let after = Duration::from_millis(due_ms - now_ms);
+            return (NextDue::After(after), Maintained::default());
         }
         let Some(mut held) = self.shards.try_lock(shard) else {
-            return NextDue::After(Duration::from_millis(1));
+            let soon = NextDue::After(Duration::from_millis(1));
+            return (soon, Maintained::default());
         };
-        let next_ms = maintenance::run(held.view().get(shard), now_ms, budget, &self.turn);
-        match next_ms {
+        let mut view = held.view();
+        let shard = view.get(shard);
+        let before = (shard.expiry_time_ns(), shard.ledger().time_ns);
+        let next_ms = maintenance::run(shard, now_ms, budget, &self.turn);
+        let maintained = Maintained {
+            expiry: Duration::from_nanos(shard.expiry_time_ns() - before.0),
+            compaction: Duration::from_nanos(shard.ledger().time_ns - before.1),
+        };
+        let due = match next_ms {
             None => {
                 gauges.set_due_ms(NEVER_MS);
                 NextDue::Idle
@@ -388,7 +437,8 @@ impl Keyspace {
                 gauges.set_due_ms(at_ms);
                 NextDue::After(Duration::from_millis(at_ms - now_ms))
             }
-        }
+        };
+        (due, maintained)
     }
 
     /// Compacts all shards as far as it goes, one after another, in slices of half a millisecond

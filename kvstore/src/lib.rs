@@ -66,7 +66,7 @@ mod watch;
 pub use db::Db;
 pub use error::{DATABASES_MAX, KeyspaceError, OutOfMemory, UpdateError};
 pub use key::{Key, KeyHash, SHARDS_MAX, STRING_BYTES_MAX, ScanCursor, ShardSet};
-pub use keyspace::{Keyspace, KeyspaceOptions, NextDue, RoomMade};
+pub use keyspace::{Keyspace, KeyspaceOptions, Maintained, NextDue, RoomMade};
 pub use locked::Locked;
 pub use settings::{CompactionSettings, EvictionPolicy, MemoryMeasure, Settings};
 pub use shard::{NewExpiry, Touch, Usage};

@@ -66,6 +66,12 @@ pub struct CompactionLedger {
     pub victims_released: u64,
     /// Entries and segments moved.
     pub moved_objects: u64,
+    /// Of these, entries: keys with their values.
+    pub moved_entries: u64,
+    /// Entries and segments of chosen slabs that stayed, since no fuller slab had room.
+    pub missed_objects: u64,
+    /// Of these, entries.
+    pub missed_entries: u64,
     /// Bytes of the slots moved.
     pub moved_bytes: u64,
     /// Pages that came free.
@@ -95,6 +101,9 @@ impl CompactionLedger {
             victims: self.victims - before.victims,
             victims_released: self.victims_released - before.victims_released,
             moved_objects: self.moved_objects - before.moved_objects,
+            moved_entries: self.moved_entries - before.moved_entries,
+            missed_objects: self.missed_objects - before.missed_objects,
+            missed_entries: self.missed_entries - before.missed_entries,
             moved_bytes: self.moved_bytes - before.moved_bytes,
             freed_pages: self.freed_pages - before.freed_pages,
             slices: self.slices - before.slices,
@@ -114,6 +123,9 @@ impl AddAssign for CompactionLedger {
         self.victims += other.victims;
         self.victims_released += other.victims_released;
         self.moved_objects += other.moved_objects;
+        self.moved_entries += other.moved_entries;
+        self.missed_objects += other.missed_objects;
+        self.missed_entries += other.missed_entries;
         self.moved_bytes += other.moved_bytes;
         self.freed_pages += other.freed_pages;
         self.slices += other.slices;
@@ -124,6 +136,26 @@ impl AddAssign for CompactionLedger {
         self.skipped_no_victim += other.skipped_no_victim;
         self.skipped_no_room += other.skipped_no_room;
         self.purged_bytes += other.purged_bytes;
+    }
+}
+
+/// What active expiry has done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpiryLedger {
+    /// Time spent, in nanoseconds.
+    pub time_ns: u64,
+    /// Slices that ended because their time was over, not their work.
+    pub capped_slices: u64,
+    /// How many keys are there although their time has come, by a running estimate from the keys
+    /// that slices looked at.
+    pub stale_keys: u64,
+}
+
+impl AddAssign for ExpiryLedger {
+    fn add_assign(&mut self, other: Self) {
+        self.time_ns += other.time_ns;
+        self.capped_slices += other.capped_slices;
+        self.stale_keys += other.stale_keys;
     }
 }
 
@@ -138,6 +170,8 @@ pub struct Counters {
     pub expired: u64,
     /// Keys removed to make room.
     pub evicted: u64,
+    /// Keys that were cleared in the background and whose memory was freed.
+    pub lazy_freed: u64,
 }
 
 impl AddAssign for Counters {
@@ -146,6 +180,7 @@ impl AddAssign for Counters {
         self.misses += other.misses;
         self.expired += other.expired;
         self.evicted += other.evicted;
+        self.lazy_freed += other.lazy_freed;
     }
 }
 
@@ -164,6 +199,8 @@ pub struct Statistics {
     pub memory: MemoryBreakdown,
     /// What compaction did.
     pub compaction: CompactionLedger,
+    /// What active expiry did.
+    pub expiry: ExpiryLedger,
 }
 
 impl AddAssign for Statistics {
@@ -174,6 +211,7 @@ impl AddAssign for Statistics {
         self.counters += other.counters;
         self.memory += other.memory;
         self.compaction += other.compaction;
+        self.expiry += other.expiry;
     }
 }
 

@@ -24,6 +24,7 @@ use crate::observe::latency::LatencyMonitor;
 use crate::observe::memory::MemoryState;
 use crate::observe::rates::Sampler;
 use crate::observe::slowlog::SlowLog;
+use crate::observe::standing::Standing;
 use crate::observe::stats::Stats;
 use crate::process;
 use crate::signals::Signals;
@@ -98,6 +99,8 @@ fn start(config: Config, log: Arc<Log>, supervised: &'static str) -> Result<(), 
         sampler: Mutex::new(Sampler::default()),
         slowlog: SlowLog::default(),
         latency: LatencyMonitor::default(),
+        compacting: Standing::default(),
+        over_limit: Standing::default(),
         memory: MemoryState::default(),
         identity: identity(supervised),
         idle_shards: AtomicU64::new(0),

@@ -1,8 +1,28 @@
 //! The walk of active expiry over a shard's tables.
 
+use std::time::Duration;
+
 use crate::entry::Entry;
 use crate::memory::Ref;
 use crate::shard::{At, Shard};
+use crate::statistics::ExpiryLedger;
+
+/// How much of the running estimate of stale keys a new slice makes up, one part in so many, as in
+/// Redis.
+const ESTIMATE_PARTS: f64 = 20.0;
+
+/// What active expiry did, and what it saw on the way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Expiring {
+    time_ns: u64,
+    capped_slices: u64,
+    /// Share of stale keys among the keys with an expiry, from 0 to 1.
+    stale_share: f64,
+    /// Keys with an expiry looked at in this slice.
+    looked_at: u64,
+    /// Of these, keys whose time had come.
+    stale: u64,
+}
 
 /// Entries asked for ahead of the one being read.
 const READ_AHEAD: usize = 12;
@@ -20,6 +40,36 @@ impl Shard {
     /// Whether a walk has begun and not come to its end.
     pub(crate) fn is_walking(&self) -> bool {
         self.walk_db.is_some()
+    }
+
+    /// What active expiry did.
+    pub(super) fn expiry_ledger(&self) -> ExpiryLedger {
+        let expiring = &self.expiring;
+        let volatiles: usize = self.tables.iter().map(|table| table.volatiles()).sum();
+        ExpiryLedger {
+            time_ns: expiring.time_ns,
+            capped_slices: expiring.capped_slices,
+            stale_keys: (expiring.stale_share * volatiles as f64).round() as u64,
+        }
+    }
+
+    /// Notes the end of a slice of active expiry that took so long, and whether its time was over
+    /// before its work.
+    pub(crate) fn note_expiry_slice(&mut self, elapsed: Duration, capped: bool) {
+        let expiring = &mut self.expiring;
+        expiring.time_ns += elapsed.as_nanos() as u64;
+        expiring.capped_slices += u64::from(capped);
+        let share = match expiring.looked_at {
+            0 => 0.0,
+            looked_at => expiring.stale as f64 / looked_at as f64,
+        };
+        expiring.stale_share += (share - expiring.stale_share) / ESTIMATE_PARTS;
+        (expiring.looked_at, expiring.stale) = (0, 0);
+    }
+
+    /// Time spent on active expiry so far, in nanoseconds.
+    pub(crate) fn expiry_time_ns(&self) -> u64 {
+        self.expiring.time_ns
     }
 
     /// Removes the keys whose time has come from the next segment of the walk; false when the walk
@@ -52,6 +102,7 @@ impl Shard {
         entries.clear();
         self.tables[db].volatiles_of_segment(&self.memory, prefix, &mut entries);
         let mut earliest_ms = u64::MAX;
+        self.expiring.looked_at += entries.len() as u64;
         for (n, reference) in entries.iter().enumerate() {
             if let Some(ahead) = entries.get(n + READ_AHEAD) {
                 self.memory.prefetch(*ahead);
@@ -60,7 +111,10 @@ impl Shard {
             // none but its own.
             let entry = unsafe { Entry::read(&self.memory, *reference) };
             match entry.header().expiry_ms() {
-                Some(at_ms) if at_ms < now_ms => self.expire_entry(db, *reference, now_ms),
+                Some(at_ms) if at_ms < now_ms => {
+                    self.expiring.stale += 1;
+                    self.expire_entry(db, *reference, now_ms);
+                }
                 Some(at_ms) => earliest_ms = earliest_ms.min(at_ms),
                 None => {}
             }

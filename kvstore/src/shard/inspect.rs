@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::access::{COUNTER_INITIAL, Coding, idle_seconds};
 use crate::entry::Entry;
 use crate::memory::Ref;
+use crate::shard::expiring::Expiring;
 use crate::shard::{At, Shard, Sizes, next_random};
 use crate::statistics::{CompactionLedger, Counters, DbStatistics, MemoryBreakdown, Statistics};
 use crate::table::Table;
@@ -260,12 +261,14 @@ impl Shard {
                 metadata_bytes: arena.metadata_bytes as u64,
             },
             compaction: self.ledger,
+            expiry: self.expiry_ledger(),
         }
     }
 
     pub(crate) fn reset_statistics(&mut self) {
         self.counters = Counters::default();
         self.ledger = CompactionLedger::default();
+        self.expiring = Expiring::default();
     }
 
     /// Checks everything: tables, entries, sums, and that the arena holds exactly what the tables

@@ -31,6 +31,7 @@ use crate::value::string::{DECIMAL_BYTES_MAX, parse_integer};
 use crate::value::{NewValue, ValueRef};
 use crate::watch::WatchTable;
 use evicting::Candidate;
+use expiring::Expiring;
 pub use inspect::Usage;
 pub(crate) use owners::{Moving, Relocation};
 pub(crate) use several::Prepared;
@@ -162,6 +163,8 @@ pub(crate) struct Shard {
     last_owner: usize,
     /// Candidates for eviction, the best last.
     pool: Vec<Candidate>,
+    /// What active expiry did.
+    expiring: Expiring,
     /// The database that a walk of active expiry is in.
     walk_db: Option<usize>,
     /// Room for a list of entries, kept for its capacity.
@@ -226,6 +229,7 @@ impl Shard {
             relocations: Vec::new(),
             last_owner: 0,
             pool: Vec::new(),
+            expiring: Expiring::default(),
             walk_db: None,
             scratch: Vec::new(),
             gauges,

@@ -87,13 +87,17 @@ impl Shard {
             }
         };
         let arena = self.memory.arena_mut();
+        let is_entry = !matches!(kind, Kind::Segment);
         let Some(target) = arena.allocate_for_relocation(bytes, &relocation.victim) else {
             relocation.is_stuck = true;
+            self.ledger.missed_objects += 1;
+            self.ledger.missed_entries += u64::from(is_entry);
             return None;
         };
         match kind {
             Kind::Segment if !Table::is_place_for_segment(target) => {
                 relocation.is_stuck = true;
+                self.ledger.missed_objects += 1;
                 // SAFETY: it was just allocated for that many bytes.
                 unsafe { arena.free(target, bytes) };
                 return None;
@@ -130,7 +134,11 @@ impl Shard {
         // SAFETY: both slots hold that many bytes and are distinct.
         unsafe { ptr::copy_nonoverlapping(moving.object.as_ptr(), moving.target.as_ptr(), bytes) };
         let moved = match moving.kind {
-            Kind::Entry { prefix } => self.redirect_entry(prefix, from, to),
+            Kind::Entry { prefix } => {
+                let moved = self.redirect_entry(prefix, from, to);
+                self.ledger.moved_entries += u64::from(moved);
+                moved
+            }
             // SAFETY: the target holds a copy of the segment.
             Kind::Segment => unsafe { self.redirect_segment(from, to) },
         };

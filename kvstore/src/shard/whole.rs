@@ -65,6 +65,9 @@ impl Shard {
                 .for_each(|table| *table = Table::default());
             self.sizes = Sizes::default();
             self.relocations.clear();
+            if reclaim == Reclaim::InBackground {
+                self.counters.lazy_freed += table.len() as u64;
+            }
             return Discarded(Some(std::mem::replace(&mut self.memory, memory)));
         }
         if reclaim == Reclaim::InBackground {
@@ -88,8 +91,10 @@ impl Shard {
         };
         match drain.next {
             Some(prefix) => {
+                let before = drain.table.len();
                 drain.next =
                     release_segment(&mut drain.table, &mut self.memory, &mut self.sizes, prefix);
+                self.counters.lazy_freed += (before - drain.table.len()) as u64;
             }
             None => {
                 self.drains.pop();

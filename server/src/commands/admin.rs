@@ -46,8 +46,11 @@ pub(crate) fn info(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     let services = ctx.services;
     let databases = databases(ctx);
     let memory = memory_report(ctx);
-    let now = services.rate_sample(&memory.keyspace, uptime());
-    let rates = services.sampler.lock().rates(&now);
+    let now = uptime();
+    let rates = services.note_sample(&memory.keyspace, now);
+    if services.over_limit.holds() {
+        services.note_limit(now);
+    }
     let sources = Sources {
         config: &services.config,
         clients: &services.clients,
@@ -55,7 +58,16 @@ pub(crate) fn info(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
         stats: &services.stats,
         identity: &services.identity,
         totals: services.stats.totals(),
+        changes: services.stats.all_totals().write_commands,
         rates,
+        compacting: (
+            services.compacting.current(now),
+            services.compacting.total(now),
+        ),
+        over_limit: (
+            services.over_limit.current(now),
+            services.over_limit.total(now),
+        ),
         keyspace: memory.keyspace,
         databases,
         memory,

@@ -2,6 +2,7 @@
 
 use kvstore::{CompactionSettings, EvictionPolicy, MemoryMeasure, Settings};
 
+use crate::clock::uptime;
 use crate::commands::CommandResult;
 use crate::commands::args::Args;
 use crate::commands::context::{Context, Services};
@@ -171,6 +172,8 @@ pub(crate) fn resetstat(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
     let services = ctx.services;
     services.stats.reset();
     services.sampler.lock().clear();
+    services.compacting.reset(uptime());
+    services.over_limit.reset(uptime());
     ctx.locked.reset_statistics();
     let keyspace = ctx.locked.statistics();
     services.memory.reset_peak(&keyspace);

@@ -9,7 +9,7 @@ use kvstore::{Db, Keyspace, Locked, ShardSet, Touch};
 use parking_lot::Mutex;
 
 use crate::clients::Clients;
-use crate::clock::Ticks;
+use crate::clock::{Ticks, unix_us};
 use crate::commands::args::Args;
 use crate::commands::error::CommandError;
 use crate::commands::lookup::CommandTable;
@@ -21,8 +21,9 @@ use crate::observe::clients::CommandNames;
 use crate::observe::info::Identity;
 use crate::observe::latency::LatencyMonitor;
 use crate::observe::memory::{HeapMemory, MemoryState};
-use crate::observe::rates::{Sample, Sampler};
+use crate::observe::rates::{Rates, Sample, Sampler};
 use crate::observe::slowlog::SlowLog;
+use crate::observe::standing::Standing;
 use crate::observe::stats::{Stats, WorkerStats};
 use crate::resp::reply::Reply;
 use crate::session::Session;
@@ -49,6 +50,10 @@ pub(crate) struct Services {
     pub(crate) slowlog: SlowLog,
     /// Latency events.
     pub(crate) latency: LatencyMonitor,
+    /// Compaction at work.
+    pub(crate) compacting: Standing,
+    /// More memory in use than `maxmemory` allows.
+    pub(crate) over_limit: Standing,
     /// Peak and start of memory use.
     pub(crate) memory: MemoryState,
     /// What never changes.
@@ -126,12 +131,50 @@ impl Services {
         }
     }
 
-    /// Takes a sample of rates and of memory use, `at` this time since the start.
+    /// Takes a sample of rates and of memory use, `at` this time since the start, if it is time for one.
     pub(crate) fn take_sample(&self, at: Duration) {
-        let keyspace = self.keyspace_statistics();
-        self.memory.sample(&keyspace, &HeapMemory::now());
-        let sample = self.rate_sample(&keyspace, at);
-        self.sampler.lock().push(sample);
+        if self.sampler.lock().is_due(at) {
+            let keyspace = self.keyspace_statistics();
+            self.memory.sample(&keyspace, &HeapMemory::now());
+            self.note_sample(&keyspace, at);
+        }
+    }
+
+    /// Adds to the samples, if it is time for one, what the statistics say now; returns the rates until now.
+    pub(crate) fn note_sample(&self, keyspace: &Statistics, at: Duration) -> Rates {
+        let sample = self.rate_sample(keyspace, at);
+        let mut sampler = self.sampler.lock();
+        let rates = sampler.rates(&sample);
+        if sampler.is_due(at) {
+            let since = sampler.compacting_since(&sample);
+            self.compacting.note(since.is_some(), since.unwrap_or(at));
+            sampler.push(sample);
+        }
+        rates
+    }
+
+    /// Notes when memory is within its limit again, `now` after the start.
+    #[cold]
+    pub(crate) fn note_limit(&self, now: Duration) {
+        let resident = self.config.is_set(Id::MaxMemoryMeasure);
+        let keyspace_bytes = if resident {
+            self.keyspace.resident_bytes()
+        } else {
+            self.keyspace.used_bytes()
+        };
+        let limit = self.config.size(Id::MaxMemory) as u64;
+        let bytes = keyspace_bytes + self.memory.heap_bytes(resident);
+        self.over_limit.note(limit > 0 && bytes > limit, now);
+    }
+
+    /// Notes an event of the server's own that took so long, if latency is watched and it took long enough.
+    #[inline]
+    pub(crate) fn note_latency(&self, event: &'static str, took: Duration) {
+        let threshold_ms = u64::try_from(self.config.number(Id::LatencyThreshold)).unwrap_or(0);
+        let took_ms = took.as_millis() as u64;
+        if threshold_ms > 0 && took_ms >= threshold_ms {
+            self.latency.add(event, unix_us() / 1_000_000, took_ms);
+        }
     }
 
     /// Has all workers stop.

@@ -1,11 +1,12 @@
 //! The way of a request to its handler: lookup, checks, locks, the call, and what is recorded of it.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use kvstore::{Key, ShardSet};
 use smallvec::SmallVec;
 
-use crate::clock::{Ticks, unix_ms, unix_us};
+use crate::clock::{Ticks, unix_ms, unix_us, uptime};
 use crate::commands::args::Args;
 use crate::commands::context::{Context, SHOWN_BYTES_MAX};
 use crate::commands::error::CommandError;
@@ -377,13 +378,27 @@ fn make_room(ctx: &mut Context<'_>, command: &Command) -> Result<(), CommandErro
         && !matches!(command.spec.name, "exec" | "discard" | "quit" | "reset");
     let denied = queues || any_has_flags(ctx, command, Flags::DENYOOM);
     if !denied && !command.spec.flags.contains(Flags::WRITE) || services.clients.is_paused() {
+        if services.over_limit.holds() {
+            services.note_limit(uptime());
+        }
         return Ok(());
     }
     ctx.lock(ShardSet::EMPTY);
+    let began = ctx.clock;
     let heap_bytes = services
         .memory
         .heap_bytes(services.config.is_set(Id::MaxMemoryMeasure));
     let made = services.keyspace.make_room(ctx.now_ms, heap_bytes);
+    if made.exceeded != services.over_limit.holds() {
+        services.over_limit.note(made.exceeded, uptime());
+    }
+    if made.evicted > 0 {
+        // What was evicted is not the command's own time.
+        ctx.clock = Ticks::now();
+        let ns = crate::clock::ticks_to_ns(ctx.clock.since(began));
+        services.note_latency("eviction-cycle", Duration::from_nanos(ns));
+        services.note_latency("eviction-del", made.longest);
+    }
     if made.within_limit || !denied {
         return Ok(());
     }

@@ -7,4 +7,5 @@ pub(crate) mod latency;
 pub(crate) mod memory;
 pub(crate) mod rates;
 pub(crate) mod slowlog;
+pub(crate) mod standing;
 pub(crate) mod stats;

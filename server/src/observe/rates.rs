@@ -61,6 +61,20 @@ impl Sampler {
         self.samples.push_back(sample);
     }
 
+    /// Whether it is time for the next sample.
+    pub(crate) fn is_due(&self, at: Duration) -> bool {
+        let last = self.samples.back();
+        last.is_none_or(|last| at.saturating_sub(last.at) >= SAMPLE_INTERVAL)
+    }
+
+    /// Since when compaction has been at work, given that a sample at this moment says so: since the last sample, but
+    /// no longer than one interval, since samples are taken while it works.
+    pub(crate) fn compacting_since(&self, now: &Sample) -> Option<Duration> {
+        let last = self.samples.back().copied().unwrap_or_default();
+        (now.compaction_ns > last.compaction_ns)
+            .then(|| last.at.max(now.at.saturating_sub(SAMPLE_INTERVAL)))
+    }
+
     /// Forgets all samples.
     pub(crate) fn clear(&mut self) {
         self.samples.clear();

@@ -399,8 +399,14 @@ impl Worker {
         let keyspace = &self.services.keyspace;
         let now_ms = unix_ms();
         let mut due = None;
+        let mut compacted = false;
         for shard in self.own_shards() {
-            match keyspace.maintain(shard, now_ms, MAINTENANCE_BUDGET) {
+            let (next, took) = keyspace.maintain_timed(shard, now_ms, MAINTENANCE_BUDGET);
+            self.services.note_latency("expire-cycle", took.expiry);
+            self.services
+                .note_latency("active-defrag-cycle", took.compaction);
+            compacted |= took.compaction > Duration::ZERO;
+            match next {
                 NextDue::After(after) => {
                     due = Some(due.map_or(after, |before: Duration| before.min(after)))
                 }
@@ -416,6 +422,9 @@ impl Worker {
         self.maintenance_due = due.map(|after| Instant::now() + after);
         let totals = &self.services.stats.worker(self.index).totals;
         totals.maintenance_ticks.add(Ticks::now().since(began));
+        if compacted {
+            self.services.take_sample(uptime());
+        }
     }
 
     /// After a write: shards that wanted no maintenance may want it now.

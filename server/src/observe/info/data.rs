@@ -12,9 +12,7 @@ pub(super) const PERSISTENCE: &Fields = &[
     ("current_fork_perc", |_| "0.00".into()),
     ("current_save_keys_processed", zero),
     ("current_save_keys_total", zero),
-    ("rdb_changes_since_last_save", |s| {
-        s.totals.write_commands.to_string()
-    }),
+    ("rdb_changes_since_last_save", |s| s.changes.to_string()),
     ("rdb_bgsave_in_progress", zero),
     ("rdb_last_save_time", |s| {
         s.identity.started_unix_seconds.to_string()

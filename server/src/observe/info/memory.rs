@@ -111,10 +111,15 @@ pub(super) const MEMORY: &Fields = &[
     ("mem_allocator", |_| format!("slabkv-{VERSION}")),
     ("mem_overhead_db_hashtable_rehashing", zero),
     ("active_defrag_running", |s| {
-        format!("{:.0}", s.rates.compaction_percent)
+        // The percentage of one core, as in Redis; at least 1 while anything is moved.
+        format!("{:.0}", s.rates.compaction_percent.ceil())
     }),
-    ("lazyfree_pending_objects", zero),
-    ("lazyfreed_objects", zero),
+    ("lazyfree_pending_objects", |s| {
+        s.keyspace.pending_keys.to_string()
+    }),
+    ("lazyfreed_objects", |s| {
+        s.keyspace.counters.lazy_freed.to_string()
+    }),
 ];
 
 /// What is resident, part by part: the parts add up to used_memory_rss.

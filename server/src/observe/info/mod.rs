@@ -8,6 +8,7 @@ mod server;
 mod stats;
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use kvstore::statistics::{DbStatistics, Statistics};
 
@@ -47,7 +48,13 @@ pub(crate) struct Sources<'s> {
     pub(crate) stats: &'s Stats,
     pub(crate) identity: &'s Identity,
     pub(crate) totals: TotalSums,
+    /// Commands since the start that may have changed data.
+    pub(crate) changes: u64,
     pub(crate) rates: Rates,
+    /// For how long compaction has been at work: now without a break, and in all.
+    pub(crate) compacting: (Duration, Duration),
+    /// For how long more memory has been in use than allowed: now without a break, and in all.
+    pub(crate) over_limit: (Duration, Duration),
     pub(crate) keyspace: Statistics,
     /// By database.
     pub(crate) databases: Vec<DbStatistics>,

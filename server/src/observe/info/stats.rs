@@ -1,7 +1,7 @@
 //! What was counted since the start or the last CONFIG RESETSTAT.
 
 use crate::clock::ns_per_tick;
-use crate::observe::info::{Fields, Sources, kilobytes, zero};
+use crate::observe::info::{Fields, Sources, kilobytes, ratio, zero};
 use crate::observe::stats::{Totals, ticks_to_us};
 
 pub(super) const STATS: &Fields = &[
@@ -38,16 +38,27 @@ pub(super) const STATS: &Fields = &[
     ("sync_partial_err", zero),
     ("expired_subkeys", zero),
     ("expired_keys", |s| s.keyspace.counters.expired.to_string()),
-    ("expired_stale_perc", |_| "0.00".into()),
-    ("expired_time_cap_reached_count", zero),
+    // An estimate, as in Redis: of the keys that the latest slices of active expiry looked at.
+    ("expired_stale_perc", |s| {
+        let volatile = s.keyspace.volatile_keys.max(1) as f64;
+        ratio(s.keyspace.expiry.stale_keys as f64 * 100.0 / volatile)
+    }),
+    // A slice has at most half a millisecond, so this counts the slices after which another one had to follow.
+    ("expired_time_cap_reached_count", |s| {
+        s.keyspace.expiry.capped_slices.to_string()
+    }),
     ("expire_cycle_cpu_milliseconds", |s| {
-        (ticks_to_us(s.totals.maintenance_ticks) / 1000).to_string()
+        (s.keyspace.expiry.time_ns / 1_000_000).to_string()
     }),
     ("evicted_keys", |s| s.keyspace.counters.evicted.to_string()),
     ("evicted_clients", |s| s.totals.evicted_clients.to_string()),
     ("evicted_scripts", zero),
-    ("total_eviction_exceeded_time", zero),
-    ("current_eviction_exceeded_time", zero),
+    ("total_eviction_exceeded_time", |s| {
+        s.over_limit.1.as_millis().to_string()
+    }),
+    ("current_eviction_exceeded_time", |s| {
+        s.over_limit.0.as_millis().to_string()
+    }),
     ("keyspace_hits", |s| s.keyspace.counters.hits.to_string()),
     ("keyspace_misses", |s| {
         s.keyspace.counters.misses.to_string()
@@ -59,18 +70,27 @@ pub(super) const STATS: &Fields = &[
     ("total_forks", zero),
     ("migrate_cached_sockets", zero),
     ("slave_expires_tracked_keys", zero),
+    // Redis walks the keys and asks about each of their allocations: one that it moves is a hit, one that stays a miss.
+    // Here only objects of sparse slabs are looked at: one that moved is a hit, one that found no room a miss. A key and
+    // its value are one object; what is not a key is a segment of the table.
     ("active_defrag_hits", |s| {
         s.keyspace.compaction.moved_objects.to_string()
     }),
-    ("active_defrag_misses", zero),
+    ("active_defrag_misses", |s| {
+        s.keyspace.compaction.missed_objects.to_string()
+    }),
     ("active_defrag_key_hits", |s| {
-        s.keyspace.compaction.moved_objects.to_string()
+        s.keyspace.compaction.moved_entries.to_string()
     }),
-    ("active_defrag_key_misses", zero),
+    ("active_defrag_key_misses", |s| {
+        s.keyspace.compaction.missed_entries.to_string()
+    }),
     ("total_active_defrag_time", |s| {
-        (s.keyspace.compaction.time_ns / 1_000_000).to_string()
+        s.compacting.1.as_millis().to_string()
     }),
-    ("current_active_defrag_time", zero),
+    ("current_active_defrag_time", |s| {
+        s.compacting.0.as_millis().to_string()
+    }),
     ("tracking_total_keys", zero),
     ("tracking_total_items", zero),
     ("tracking_total_prefixes", zero),
@@ -121,6 +141,9 @@ pub(super) const STATS: &Fields = &[
     }),
     ("compaction_moved_bytes", |s| {
         s.keyspace.compaction.moved_bytes.to_string()
+    }),
+    ("compaction_usec", |s| {
+        (s.keyspace.compaction.time_ns / 1000).to_string()
     }),
     ("compaction_freed_pages", |s| {
         s.keyspace.compaction.freed_pages.to_string()
