@@ -55,8 +55,12 @@ impl SlabAlloc {
         unsafe { heap::free_unsized(object) };
     }
 
-    /// Gives what lies in the calling thread's cache, at most some 256 KiB, back to
-    /// the slabs: worth a call by a thread that is about to sleep for long.
+    /// Gives what lies in the calling thread's cache back to the slabs; how much that
+    /// can be is set by [`set_cache_bytes`](Self::set_cache_bytes). Worth a call by a
+    /// thread that is about to sleep for long: only a thread itself can empty its
+    /// cache, and one that wakes does so, with its first slow path, too late.
+    ///
+    /// Takes time in proportion to the objects there.
     pub fn flush_thread_cache(&self) {
         let thread = thread::current();
         if let (true, Some(process)) = (thread.has_cache(), Process::get()) {

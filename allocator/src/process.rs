@@ -66,6 +66,10 @@ static PURGE_DELAY_MS: AtomicU32 = AtomicU32::new(0);
 /// Figures are written when the program exits.
 static STATS_AT_EXIT: AtomicBool = AtomicBool::new(false);
 
+/// Periods after which a thread that took no slow path has been away: what its cache
+/// holds was of use then, and is not now.
+const AWAY_PERIODS: u32 = 2;
+
 static PURGER: Purger = Purger::new();
 
 impl Process {
@@ -221,6 +225,8 @@ impl Process {
 
     /// Makes room for a slot that the thread frees, when there is none.
     pub(crate) fn make_room(&self, thread: &'static Thread, class: usize) {
+        // Before the class grows, which a tick might take back.
+        self.after_slow_event(thread);
         if !thread.cache.grow(class) {
             let count = if thread.cache.is_sparse(class) {
                 usize::MAX
@@ -228,7 +234,6 @@ impl Process {
                 thread.cache.freed(class, usize::MAX).len().div_ceil(2)
             };
             self.flush(thread, class, count);
-            self.after_slow_event(thread);
         }
     }
 
@@ -274,6 +279,9 @@ impl Process {
         self.notify_if_dirty();
         let epoch = PURGER.epoch();
         if thread.cache.slow_event() || thread.epoch.get() != epoch {
+            if epoch.wrapping_sub(thread.epoch.get()) >= AWAY_PERIODS {
+                thread.cache.forget_use();
+            }
             thread.epoch.set(epoch);
             self.tick_cache(thread);
         }

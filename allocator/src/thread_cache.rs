@@ -406,6 +406,11 @@ impl ThreadCache {
         left == 0
     }
 
+    /// Makes every class count as idle at the next tick, unless it is used before.
+    pub(crate) fn forget_use(&self) {
+        self.cold.iter().for_each(|cold| cold.wanted.set(false));
+    }
+
     /// Starts the class's next period. True where it was idle in the last one, or
     /// has more than its share, and has lost half of its capacity: the caller
     /// flushes all of its slots.
@@ -599,6 +604,24 @@ mod tests {
             cache.check();
         }
         assert_eq!((cache.len(class), cache.budget_used.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_cache_whose_use_is_forgotten_gives_everything_at_the_next_tick() {
+        open_cache!(cache);
+        for class in [1, 9, 30] {
+            assert!(cache.grow(class) && push(cache, class, class));
+        }
+        assert!(![1, 9, 30].into_iter().any(|class| cache.tick(class)));
+        for class in [1, 9, 30] {
+            cache.grow(class);
+        }
+        cache.forget_use();
+        cache.grow(9);
+        assert_eq!(
+            [1, 9, 30].map(|class| cache.tick(class)),
+            [true, false, true]
+        );
     }
 
     #[test]

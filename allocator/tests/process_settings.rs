@@ -153,6 +153,51 @@ fn without_the_thread_pages_go_back_in_calls_alone() {
     assert_eq!(answer(&output), "done");
 }
 
+/// A thread that was away for long gives its cache up with its first slow path.
+#[test]
+fn what_a_thread_kept_before_a_long_sleep_goes_when_it_wakes() {
+    const NAME: &str = "what_a_thread_kept_before_a_long_sleep_goes_when_it_wakes";
+    if is_child() {
+        let (wake, woken) = std::sync::mpsc::channel::<()>();
+        let (slept, asleep) = std::sync::mpsc::channel::<()>();
+        let sleeper = std::thread::spawn(move || {
+            // Blocks of a size that nobody else uses, among others.
+            for size in [700, 900, 1100, 1300] {
+                drop((0..100).map(|_| vec![0_u8; size]).collect::<Vec<_>>());
+            }
+            slept.send(()).unwrap();
+            woken.recv().unwrap();
+            // The class has no slot at hand: a slow path.
+            let first = vec![0_u8; 5000];
+            slept.send(()).unwrap();
+            woken.recv().unwrap();
+            drop(first);
+        });
+        asleep.recv().unwrap();
+        let before = ALLOCATOR.stats().cached_bytes;
+        // Others keep the heap's clock going.
+        for _ in 0..6 {
+            make_dirty();
+            std::thread::sleep(Duration::from_millis(120));
+        }
+        ALLOCATOR.flush_thread_cache();
+        let still = ALLOCATOR.stats().cached_bytes;
+        assert!(still > 16 << 10, "the sleeper keeps its cache: {still}");
+        wake.send(()).unwrap();
+        asleep.recv().unwrap();
+        ALLOCATOR.flush_thread_cache();
+        let after = ALLOCATOR.stats().cached_bytes;
+        wake.send(()).unwrap();
+        sleeper.join().unwrap();
+        println!("answer {before} {still} {after}");
+        return;
+    }
+    let text = answer(&child(NAME, ""));
+    let bytes: Vec<usize> = text.split(' ').map(|word| word.parse().unwrap()).collect();
+    // What the slow path itself brought may be there: a batch of one class.
+    assert!(bytes[2] + (16 << 10) < bytes[1], "{text}");
+}
+
 #[test]
 fn a_smaller_cache_keeps_less() {
     const NAME: &str = "a_smaller_cache_keeps_less";
