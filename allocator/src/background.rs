@@ -90,7 +90,17 @@ impl Background {
             .is_ok()
         {
             futex_wake(&self.state);
-        } else if may_start
+        } else if may_start {
+            self.start_once();
+        }
+        !matches!(self.state.load(Relaxed), REFUSED | FORBIDDEN | LEAVING)
+    }
+
+    /// Starts the thread, if that was not tried before. Must be called without any of
+    /// the heap's locks, or the C library's.
+    #[inline]
+    pub(crate) fn start_once(&'static self) {
+        if self.state.load(Relaxed) == UNSTARTED
             // While the thread is being made, others see it as awake.
             && self.state.compare_exchange(UNSTARTED, AWAKE, SeqCst, Relaxed).is_ok()
             && !self.start()
@@ -102,7 +112,6 @@ impl Background {
             });
             debug_assert!(matches!(forbidden, AWAKE | LEAVING));
         }
-        !matches!(self.state.load(Relaxed), REFUSED | FORBIDDEN | LEAVING)
     }
 
     /// Forgets the thread, in the child of a fork, which does not have it.

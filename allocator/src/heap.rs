@@ -312,6 +312,7 @@ fn large(size: usize, align: usize) -> (*mut u8, bool) {
     if found.0.is_null() {
         out_of_memory();
     }
+    process.start_if_due();
     found
 }
 

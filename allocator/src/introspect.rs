@@ -7,6 +7,7 @@ use crate::local_arena::LocalArena;
 use crate::page_map::{GUESTS, LARGE_HEAD, SPARSE, slab_of_entry};
 use crate::stats::{ArenaStats, ClassStats, Extent, ExtentKind, Waste};
 use crate::units::{ChunkIndex, PAGE_BYTES, PageIndex, SlabId};
+use alloc::vec;
 
 impl LocalArena {
     /// How much of the slabs' memory is unused, in constant time.

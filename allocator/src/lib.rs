@@ -29,6 +29,12 @@
 //! faces     global_alloc control process_stats c_api
 //! ```
 
+// The order of locks is checked by means of thread-locals in debug builds.
+#![cfg_attr(not(any(test, fuzzing, loom, debug_assertions)), no_std)]
+
+// The checks of invariants alone use it.
+extern crate alloc;
+
 // Loom's atomics cannot be made in constants, as the process heap's must be: under
 // loom only the layers below it exist.
 #[cfg(not(loom))]

@@ -24,6 +24,7 @@ use crate::page_map::{GROUP_CHUNKS, PageMap};
 use crate::units::{
     CHUNK_BYTES, CHUNK_ORDER, CHUNK_PAGES, CHUNK_SHIFT, ChunkIndex, PAGE_BYTES, PageIndex, PageRun,
 };
+use alloc::vec::Vec;
 use core::ptr::NonNull;
 
 /// Bytes of the region that are made accessible at a time.

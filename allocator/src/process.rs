@@ -72,6 +72,15 @@ const AWAY_PERIODS: u32 = 2;
 
 static PURGER: Purger = Purger::new();
 
+/// Resident pages from which on an allocation starts the purge thread, where a free
+/// may not.
+const RESIDENT_PAGES_START: u32 = (16 << 20) / PAGE_BYTES as u32;
+
+/// Whether a free may start the purge thread. Not where the C library itself frees
+/// here: it does so with the lock held that it takes to start a thread. It allocates
+/// without that lock, so there an allocation starts the thread, in time.
+static FREES_START: AtomicBool = AtomicBool::new(true);
+
 impl Process {
     /// The heap, if it has been made.
     #[inline]
@@ -220,6 +229,7 @@ impl Process {
         room[..filled.count].reverse();
         thread.cache.filled(class, filled.count);
         thread.cache.set_sparse(class, filled.sparse);
+        self.start_if_due();
         filled.count > 0
     }
 
@@ -252,7 +262,7 @@ impl Process {
                 thread.cache.set_sparse(class, sparse);
             }
             if released.mailed {
-                self.notify(true);
+                self.notify(FREES_START.load(Relaxed));
             }
         }
     }
@@ -306,7 +316,18 @@ impl Process {
     pub(crate) fn notify_if_dirty(&self) {
         let dirty = self.pages.dirty();
         if dirty >= DIRTY_PAGES_WAKE {
-            self.notify(dirty >= DIRTY_PAGES_START);
+            self.notify(dirty >= DIRTY_PAGES_START && FREES_START.load(Relaxed));
+        }
+    }
+
+    /// Starts the purge thread from an allocation, where frees may not and it will be
+    /// needed.
+    #[inline]
+    pub(crate) fn start_if_due(&self) {
+        let due = self.pages.dirty() >= DIRTY_PAGES_START
+            || self.pages.resident() >= RESIDENT_PAGES_START;
+        if due && !FREES_START.load(Relaxed) {
+            BACKGROUND.start_once();
         }
     }
 
@@ -448,11 +469,23 @@ fn has_work() -> bool {
     Process::get().is_some_and(|process| Purger::has_work(&process.pages, &process.arenas))
 }
 
+/// From now on only allocations start the purge thread, since the C library's own
+/// frees come here.
+pub(crate) fn serve_the_c_library() {
+    FREES_START.store(false, Relaxed);
+}
+
 /// Runs when a thread that has a cache ends.
 unsafe extern "C" fn thread_exit(thread: *mut c_void) {
     // SAFETY: The key was armed with the thread's record, and the heap exists.
     let (thread, process) = unsafe { (&*thread.cast::<Thread>(), Process::get_unchecked()) };
     thread::set_late();
+    // SAFETY: Neither call can fail.
+    if unsafe { libc::getpid() == libc::gettid() } {
+        // The main thread ends before its process, which ends with its last thread.
+        // That must be one of the program's.
+        BACKGROUND.forbid();
+    }
     process.flush_all(thread);
     let arena = process.arena_of(thread);
     if process.registry.lock().detach(thread) {

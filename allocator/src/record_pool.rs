@@ -14,6 +14,8 @@
 use crate::bit_sets::BitSets;
 use crate::metadata::{Area, PURGE_RUNS};
 use crate::units::{PAGE_BYTES, PageIndex, PageRun, SlabId};
+use alloc::vec;
+use alloc::vec::Vec;
 use core::ptr::NonNull;
 
 /// Bytes of a unit.

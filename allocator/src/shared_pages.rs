@@ -43,6 +43,8 @@ pub(crate) struct SharedPages {
     records: Records,
     /// Free pages that are resident, as of the last change.
     dirty: AtomicU32,
+    /// Pages with memory behind them, as of the last change.
+    resident: AtomicU32,
     pages: Lock<Pages>,
 }
 
@@ -76,6 +78,7 @@ impl SharedPages {
             slab_entries: heap.map().slab_entries(),
             records: source.records(),
             dirty: AtomicU32::new(0),
+            resident: AtomicU32::new(0),
             pages: Lock::new(
                 Rank::Pages,
                 Pages {
@@ -93,7 +96,9 @@ impl SharedPages {
         let errno = Errno::save();
         let mut pages = self.pages.lock();
         let result = act(&mut pages);
-        self.dirty.store(pages.source.pages.counts().dirty, Relaxed);
+        let counts = pages.source.pages.counts();
+        self.dirty.store(counts.dirty, Relaxed);
+        self.resident.store(counts.resident(), Relaxed);
         drop(pages);
         errno.restore();
         result
@@ -108,6 +113,12 @@ impl SharedPages {
     #[inline]
     pub(crate) fn dirty(&self) -> u32 {
         self.dirty.load(Relaxed)
+    }
+
+    /// Pages with memory behind them, as of a moment ago.
+    #[inline]
+    pub(crate) fn resident(&self) -> u32 {
+        self.resident.load(Relaxed)
     }
 
     /// The slabs' records.

@@ -118,9 +118,11 @@ macro_rules! thread_pointer {
             not(miri)
         )))]
         mod pointer {
+            extern crate std;
+
             use core::cell::Cell;
 
-            thread_local! {
+            std::thread_local! {
                 static POINTER: Cell<&'static $type> = const { Cell::new(&super::$initial) };
             }
 

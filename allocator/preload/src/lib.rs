@@ -3,13 +3,16 @@
 //! linked with `libslab_alloc.a`, runs on the process heap. `docs/malloc.md` has the
 //! commands, and `include/slab_alloc.h` what C programs may call besides.
 
+// Without the standard library there is nothing in it that unwinds or formats, and the
+// shared library needs no other than the C library.
+#![cfg_attr(all(panic = "abort", not(debug_assertions)), no_std)]
+
 use core::alloc::{GlobalAlloc, Layout};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use slab_allocator::{SlabAlloc, c_api};
 
-/// Rust code in this library allocates nothing. Only a panic would, for its message:
-/// that ends the process here, since the heap may be in the middle of a change.
+/// Rust code in this library allocates nothing.
 struct Nothing;
 
 #[global_allocator]
@@ -18,10 +21,24 @@ static NOTHING: Nothing = Nothing;
 // SAFETY: Nothing is ever handed out.
 unsafe impl GlobalAlloc for Nothing {
     unsafe fn alloc(&self, _layout: Layout) -> *mut u8 {
-        stop(c"slabkv: the allocator itself has failed\n")
+        failed()
     }
 
     unsafe fn dealloc(&self, _object: *mut u8, _layout: Layout) {}
+}
+
+/// The end after a panic: the heap may be in the middle of a change, so the message is
+/// a fixed one. Where panics unwind, as in tests, the standard library has its own
+/// handler, which allocates for its message and so ends up here, too.
+#[cfg(all(panic = "abort", not(debug_assertions)))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    failed()
+}
+
+#[cold]
+fn failed() -> ! {
+    stop(c"slabkv: the allocator itself has failed\n")
 }
 
 fn stop(message: &CStr) -> ! {
@@ -228,6 +245,16 @@ export_new! {
     _ZnamSt11align_val_t as "_ZnamSt11align_val_t" = new_aligned, cannot_throw;
     _ZnwmSt11align_val_tRKSt9nothrow_t as "_ZnwmSt11align_val_tRKSt9nothrow_t" = new_aligned, give_null;
     _ZnamSt11align_val_tRKSt9nothrow_t as "_ZnamSt11align_val_tRKSt9nothrow_t" = new_aligned, give_null;
+}
+
+/// Called by the dynamic linker, or by the start of a program that is linked
+/// statically, before `main`.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = at_start;
+
+extern "C" fn at_start() {
+    c_api::serve_the_c_library();
 }
 
 /// Gives all free memory back to the system at once. Returns the bytes.

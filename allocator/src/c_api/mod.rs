@@ -26,11 +26,19 @@ pub use report::{mallinfo, mallinfo2, malloc_info, malloc_stats};
 
 use crate::global_alloc::SlabAlloc;
 use crate::heap::{self, SMALL_MAX};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::size_class::GENERAL;
 use crate::units::PAGE_BYTES;
 use core::ffi::{c_int, c_void};
 use core::ptr;
+
+/// Tells the heap that the C library itself allocates and frees here, as it does in a
+/// program whose `malloc` this is: before the first thread is started, at best. Frees
+/// then never start the heap's purge thread, since the C library may hold the lock
+/// meanwhile under which it starts threads; allocations do, from 16 MiB on.
+pub fn serve_the_c_library() {
+    process::serve_the_c_library();
+}
 
 /// The alignment of every object, in bytes: that of C's `max_align_t` on all 64-bit
 /// systems.
