@@ -20,7 +20,7 @@
 //! ```text
 //! words     fatal sync units size_class options settings
 //! system    os cgroup
-//! pages     metadata bit_sets buddy decay refault page_map chunk page_heap record_pool
+//! pages     metadata bit_sets buddy decay refault page_map chunk page_heap page_purge record_pool
 //! objects   slab bin hand punch large evacuation remote_free
 //! arenas    stats local_arena upkeep relocation introspect arena model
 //! shared    shared_pages process_arena purger
@@ -95,6 +95,7 @@ mod metadata;
 mod os;
 mod page_heap;
 mod page_map;
+mod page_purge;
 mod punch;
 mod record_pool;
 mod relocation;

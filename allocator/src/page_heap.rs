@@ -1,5 +1,5 @@
-//! The owner of chunks: hands out page runs, takes them back, and gives the
-//! memory of free pages back to the system.
+//! The owner of chunks: hands out page runs and takes them back. How the memory of
+//! free pages goes back to the system stands in `page_purge`.
 //!
 //! Chunks are opened in ascending order and only when no open one fits. A run
 //! goes into the chunk whose longest free block is the shortest that suffices,
@@ -16,10 +16,10 @@
 //! Nothing here locks: `&mut self` says that the caller owns the heap.
 
 use crate::bit_sets::BitSets;
-use crate::buddy::{BuddyCounts, ORDERS, order_for, runs};
+use crate::buddy::{BuddyCounts, ORDERS, order_for};
 use crate::chunk::Chunk;
 use crate::decay::Decay;
-use crate::metadata::{Area, PURGE_RUNS, Table};
+use crate::metadata::{Area, Table};
 use crate::page_map::{GROUP_CHUNKS, PageMap};
 use crate::units::{
     CHUNK_BYTES, CHUNK_ORDER, CHUNK_PAGES, CHUNK_SHIFT, ChunkIndex, PAGE_BYTES, PageIndex, PageRun,
@@ -31,7 +31,7 @@ use core::ptr::NonNull;
 const COMMIT_BYTES: usize = 64 << 20;
 /// Set of the open chunks that have dirty pages; the sets below hold the open
 /// chunks by the order of their longest free block.
-const DIRTY: usize = ORDERS;
+pub(crate) const DIRTY: usize = ORDERS;
 /// Set of the closed chunks among those that were once opened.
 const CLOSED: usize = ORDERS + 1;
 const SETS: usize = ORDERS + 2;
@@ -92,16 +92,16 @@ impl PageCounts {
 /// A page heap with a region of its own.
 #[derive(Debug)]
 pub(crate) struct PageHeap {
-    region: Area,
+    pub(crate) region: Area,
     map: PageMap,
-    chunks: Table<Chunk>,
-    sets: BitSets,
+    pub(crate) chunks: Table<Chunk>,
+    pub(crate) sets: BitSets,
     /// Chunks below this were opened at least once; chunk 0 counts as such
     /// and is never used.
-    frontier: u32,
+    pub(crate) frontier: u32,
     chunks_max: u32,
-    counts: PageCounts,
-    decay: Decay,
+    pub(crate) counts: PageCounts,
+    pub(crate) decay: Decay,
 }
 
 impl PageHeap {
@@ -362,7 +362,7 @@ impl PageHeap {
 
     /// Enters the chunk under its longest free block, and among those with
     /// dirty pages or not.
-    fn relist(&mut self, chunk: u32) {
+    pub(crate) fn relist(&mut self, chunk: u32) {
         let record = &mut self.chunks.items_mut()[chunk as usize];
         let listed = record.buddy.longest().map_or(0, |order| order as u8 + 1);
         let dirty = record.dirty() > 0;
@@ -384,7 +384,7 @@ impl PageHeap {
         }
     }
 
-    fn close_if_idle(&mut self, chunk: u32) {
+    pub(crate) fn close_if_idle(&mut self, chunk: u32) {
         let record = &mut self.chunks.items_mut()[chunk as usize];
         if !record.is_idle() {
             return;
@@ -422,130 +422,10 @@ impl PageHeap {
         self.counts.open_groups as usize * GROUP_BYTES + self.sets.resident_bytes(self.frontier)
     }
 
-    /// Gives back up to `pages_max` dirty pages: first those of wholly free
-    /// chunks, then from the highest address down. Returns how many.
-    pub(crate) fn purge(&mut self, pages_max: u32) -> u32 {
-        let mut batch = Batch::new();
-        let mut purged = 0;
-        for whole_only in [true, false] {
-            let mut end = self.frontier;
-            while let Some(chunk) = self.sets.last_below(DIRTY, end) {
-                end = chunk;
-                let left = pages_max - purged - batch.pages;
-                if left == 0 {
-                    break;
-                }
-                let record = &self.chunks.items()[chunk as usize];
-                if whole_only && !record.buddy.is_all_free() {
-                    continue;
-                }
-                let first = ChunkIndex(chunk).first_page();
-                for (start, pages) in runs(record.dirty_bits()) {
-                    let pages = pages.min(pages_max - purged - batch.pages);
-                    if pages == 0 {
-                        break;
-                    }
-                    let run = PageRun {
-                        start: first.plus(start),
-                        pages,
-                    };
-                    if batch.push(run) {
-                        continue;
-                    }
-                    match self.flush(&mut batch) {
-                        Some(pages) => purged += pages,
-                        None => return purged,
-                    }
-                    batch.push(run);
-                }
-            }
-            match self.flush(&mut batch) {
-                Some(pages) => purged += pages,
-                None => return purged,
-            }
-        }
-        purged
-    }
-
-    /// Purges the pages of the batch and empties it; `None` where the system
-    /// refused some, which stay dirty.
-    fn flush(&mut self, batch: &mut Batch) -> Option<u32> {
-        let done = self.give_back(batch.runs());
-        let complete = done == batch.runs().len();
-        for index in 0..done {
-            for (chunk, start, pages) in batch.runs()[index].by_chunk() {
-                self.chunks.items_mut()[chunk.0 as usize].purged(start, pages);
-                self.counts.dirty -= pages;
-                self.relist(chunk.0);
-                self.close_if_idle(chunk.0);
-            }
-        }
-        let pages = batch.pages;
-        *batch = Batch::new();
-        complete.then_some(pages)
-    }
-
-    /// Asks the system to take the memory of the runs. Returns how many of
-    /// them, from the first on, it took.
-    fn give_back(&mut self, runs: &[PageRun]) -> usize {
-        let done = self.region.purge(runs);
-        self.counts.purges_refused += u64::from(done < runs.len());
-        self.counts.purged_total += runs[..done]
-            .iter()
-            .map(|run| u64::from(run.pages))
-            .sum::<u64>();
-        done
-    }
-
     /// The first byte of a page.
     #[inline(always)]
     pub(crate) fn address(&self, page: PageIndex) -> NonNull<u8> {
         self.region.address(page)
-    }
-
-    /// Gives back what has been dirty for long enough, but at most `pages_max`
-    /// pages. Returns the number of pages and the time at which the next are
-    /// due; `None` while nothing is dirty.
-    pub(crate) fn purge_due(&mut self, now_ms: u64, pages_max: u32) -> (u32, Option<u64>) {
-        let dirty = self.counts.dirty;
-        let due = dirty - self.decay.allowed(now_ms, dirty);
-        let asked = due.min(pages_max);
-        let purged = if asked > 0 { self.purge(asked) } else { 0 };
-        self.decay.kept(self.counts.dirty);
-        let mut next = self.decay.next_due_ms(now_ms, self.counts.dirty);
-        if purged == asked && asked < due {
-            next = Some(now_ms);
-        } else if purged < asked {
-            // The system has refused; asking again at once would not help.
-            const RETRY_MS: u64 = 100;
-            next = next.map(|next| next.max(now_ms + RETRY_MS));
-        }
-        (purged, next)
-    }
-
-    /// Changes the time within which free pages are purged.
-    pub(crate) fn set_decay_ms(&mut self, decay_ms: u32) {
-        self.decay = Decay::new(decay_ms);
-    }
-
-    /// Gives back the memory of pages that are handed out but dead. Returns
-    /// how many runs, counted from the first, are punched.
-    pub(crate) fn punch(&mut self, runs: &[PageRun]) -> usize {
-        let mut done = 0;
-        for batch in runs.chunks(PURGE_RUNS) {
-            let taken = self.give_back(batch);
-            for run in &batch[..taken] {
-                for (chunk, start, pages) in run.by_chunk() {
-                    let record = &mut self.chunks.items_mut()[chunk.0 as usize];
-                    self.counts.punched += record.punched(start, pages);
-                }
-            }
-            done += taken;
-            if taken < batch.len() {
-                break;
-            }
-        }
-        done
     }
 
     /// Moves the contents of handed-out pages to others without copying: the
@@ -620,50 +500,6 @@ impl PageHeap {
         assert_eq!(self.counts, counts);
         assert!(self.region.committed() >= (self.frontier as usize - 1) * CHUNK_BYTES);
         assert!(self.counts.resident() as usize * PAGE_BYTES <= self.region.reserved());
-    }
-}
-
-/// Runs to be given back by one call; neighbours are joined.
-struct Batch {
-    runs: [PageRun; PURGE_RUNS],
-    len: usize,
-    pages: u32,
-}
-
-impl Batch {
-    fn new() -> Batch {
-        let none = PageRun {
-            start: PageIndex(0),
-            pages: 0,
-        };
-        Batch {
-            runs: [none; PURGE_RUNS],
-            len: 0,
-            pages: 0,
-        }
-    }
-
-    fn runs(&self) -> &[PageRun] {
-        &self.runs[..self.len]
-    }
-
-    /// Adds a run; false if the batch is full.
-    fn push(&mut self, run: PageRun) -> bool {
-        if let Some(last) = self.runs[..self.len].last_mut()
-            && (last.end() == run.start || run.end() == last.start)
-        {
-            last.start = last.start.min(run.start);
-            last.pages += run.pages;
-            self.pages += run.pages;
-            return true;
-        }
-        if self.len == PURGE_RUNS {
-            return false;
-        }
-        self.runs[self.len] = run;
-        self.len += 1;
-        self.pages += run.pages;
-        true
     }
 }
 
