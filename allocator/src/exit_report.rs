@@ -10,7 +10,8 @@
 //! All but the numbers of slabs and slots are bytes; `fresh` and `purged` are what was
 //! ever taken from the system and given back. Slots in threads' caches count as used.
 
-use crate::process_arena::{ArenaTable, CLASSES, ClassFigures};
+use crate::arena_table::ArenaTable;
+use crate::process_arena::{CLASSES, ClassFigures};
 use crate::shared_pages::SharedPages;
 use crate::size_class::GENERAL;
 use crate::stats::ArenaStats;

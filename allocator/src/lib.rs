@@ -23,7 +23,7 @@
 //! pages     metadata bit_sets buddy decay refault page_map chunk page_heap page_purge record_pool
 //! objects   slab bin hand punch large evacuation remote_free
 //! arenas    stats local_arena upkeep relocation introspect arena model
-//! shared    shared_pages process_arena purger
+//! shared    shared_pages process_bin process_arena arena_table purger
 //! threads   thread_cache tls thread fork background
 //! engine    exit_report process heap
 //! faces     global_alloc control process_stats c_api
@@ -39,6 +39,8 @@ extern crate alloc;
 // loom only the layers below it exist.
 #[cfg(not(loom))]
 pub mod arena;
+#[cfg(not(loom))]
+mod arena_table;
 #[cfg(not(loom))]
 mod background;
 #[cfg(not(loom))]
@@ -59,6 +61,8 @@ mod heap;
 mod process;
 #[cfg(not(loom))]
 mod process_arena;
+#[cfg(not(loom))]
+mod process_bin;
 #[cfg(not(loom))]
 mod process_stats;
 #[cfg(not(loom))]

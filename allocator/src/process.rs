@@ -5,13 +5,14 @@
 //! handlers take every lock in rank order, and the purge thread's tick goes over
 //! arenas and pages.
 
+use crate::arena_table::ArenaTable;
 use crate::background::{Background, Work};
 use crate::exit_report;
 use crate::fatal::complain;
 use crate::fork::{self, Handlers};
 use crate::os;
 use crate::page_heap::PageHeapOptions;
-use crate::process_arena::{ArenaTable, CLASSES, ProcessArena};
+use crate::process_arena::{CLASSES, ProcessArena};
 use crate::purger::{Caller, DIRTY_PAGES_START, DIRTY_PAGES_WAKE, PURGE_PAGES_MAX, Purger};
 use crate::refault::Refaults;
 use crate::settings::{self, Settings};

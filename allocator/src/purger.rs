@@ -7,8 +7,9 @@
 //! for where purged pages [come straight back](crate::refault). And where the
 //! [control group](crate::cgroup) nears its limit, all free pages go at once.
 
+use crate::arena_table::ArenaTable;
 use crate::cgroup;
-use crate::process_arena::{ArenaTable, ProcessArena};
+use crate::process_arena::ProcessArena;
 use crate::refault::Totals;
 use crate::shared_pages::{Pages, SharedPages};
 use crate::sync::atomic::Ordering::Relaxed;

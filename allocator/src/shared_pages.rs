@@ -320,3 +320,21 @@ impl Words for SharedPages {
         unsafe { &*self.records.address(SlabId(id)).cast::<RemoteWord>() }
     }
 }
+
+/// Asks for the cache line at the address, which need not be valid, in order to
+/// write there: the line may be another processor's.
+#[inline(always)]
+pub(crate) fn prefetch_to_write(address: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: A prefetch of any address is harmless. Processors without this one do
+    // nothing (the compiler's own function would ask them for the line to read).
+    unsafe {
+        core::arch::asm!(
+            "prefetchw [{}]",
+            in(reg) address,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
+}

@@ -8,8 +8,8 @@
 //! pthread key. Destructors of other keys may run after that and allocate: the
 //! pointer is at [`LATE`] then, another record without room.
 
+use crate::arena_table::ArenaTable;
 use crate::metadata::Area;
-use crate::process_arena::ArenaTable;
 use crate::thread_cache::ThreadCache;
 use crate::tls::thread_pointer;
 use crate::units::{PAGE_BYTES, PageIndex, PageRun};

@@ -1,0 +1,539 @@
+//! All arenas of the process, and the way back to them: batches of slots are sorted by
+//! the arena that owns them.
+//!
+//! A thread's own arena takes its slots under the lock of the bin. Slots of another
+//! arena's slabs go there as [remote frees](crate::remote_free), so a thread that
+//! frees never waits for another arena, nor writes where that is at work: neither its
+//! lists nor the records of other slabs. (To put slots straight into foreign bins
+//! whose lock is open costs up to a third more where two threads run at the same time,
+//! measured.)
+
+use crate::fatal::fatal;
+use crate::metadata::Area;
+use crate::process_arena::ProcessArena;
+use crate::process_bin::Slabs;
+use crate::remote_free::Outbox;
+use crate::shared_pages::{SharedPages, prefetch_to_write, remote_word_id};
+use crate::size_class::GENERAL;
+use crate::sync::Guard;
+use crate::sync::atomic::AtomicU32;
+use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::units::{PAGE_BYTES, SlabId};
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+
+/// Slots that are taken back at a time.
+const BATCH_MAX: usize = 128;
+
+/// What taking slots back has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Released {
+    /// As in [`Filled`]; `None` where no slot was the arena's own.
+    pub(crate) sparse: Option<bool>,
+    /// Some inbox has slots now, and had none before.
+    pub(crate) mailed: bool,
+}
+
+/// All arenas of the process, by number. They live as long as it does.
+pub(crate) struct ArenaTable {
+    area: Area,
+    count: AtomicU32,
+    count_max: u16,
+}
+
+// SAFETY: Arenas are made for sharing, and nothing else of the area is used.
+unsafe impl Sync for ArenaTable {}
+
+/// Bytes from one arena to the next: the pages that an arena does not use are
+/// never touched.
+const STRIDE: usize = size_of::<ProcessArena>().next_multiple_of(PAGE_BYTES);
+
+impl ArenaTable {
+    /// Makes room for `count_max` arenas; `None` where the process may not have
+    /// the address space.
+    pub(crate) fn new(count_max: u16) -> Option<Self> {
+        let bytes = usize::from(count_max) * STRIDE;
+        let mut area = Area::reserve(bytes, PAGE_BYTES, PAGE_BYTES)?;
+        area.grow_to(bytes).then_some(Self {
+            area,
+            count: AtomicU32::new(0),
+            count_max,
+        })
+    }
+
+    /// The arena with this number, which exists.
+    #[inline]
+    pub(crate) fn arena(&self, number: u16) -> &ProcessArena {
+        debug_assert!(u32::from(number) < self.count.load(Relaxed));
+        // SAFETY: Arenas below the count were made, and stay where they are.
+        unsafe { self.place(number).as_ref() }
+    }
+
+    fn place(&self, number: u16) -> NonNull<ProcessArena> {
+        // SAFETY: The area has room for `count_max` arenas.
+        unsafe { self.area.start().add(usize::from(number) * STRIDE).cast() }
+    }
+
+    /// Whether no arena was made yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        // Acquire meets the Release of `add`.
+        self.count.load(Acquire) == 0
+    }
+
+    /// The arenas made so far.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &ProcessArena> {
+        // Acquire meets the Release of `add`.
+        (0..self.count.load(Acquire) as u16).map(|number| self.arena(number))
+    }
+
+    /// Makes one more; `None` where there are `count_max` already.
+    ///
+    /// # Safety
+    ///
+    /// One thread at a time calls.
+    pub(crate) unsafe fn add(&self) -> Option<&ProcessArena> {
+        let number = self.count.load(Relaxed) as u16;
+        if number == self.count_max {
+            return None;
+        }
+        // SAFETY: The place is committed, zero and not used yet.
+        unsafe { ProcessArena::initialise(self.place(number).as_ptr(), number) };
+        // Release meets the Acquire of `iter`.
+        self.count.store(u32::from(number) + 1, Release);
+        Some(self.arena(number))
+    }
+
+    /// Takes back slots of the class, whichever arena owns them; most of them are
+    /// likely to be `own`'s.
+    ///
+    /// # Safety
+    ///
+    /// The slots were handed out, are of the class, and the caller gives them away.
+    pub(crate) unsafe fn release(
+        &self,
+        pages: &SharedPages,
+        own: u16,
+        class: usize,
+        slots: &[*mut u8],
+    ) -> Released {
+        let mut released = Released::default();
+        for batch in slots.chunks(BATCH_MAX) {
+            // SAFETY: Passed on to the caller.
+            let of_batch = unsafe { self.release_batch(pages, own, class, batch) };
+            released.sparse = of_batch.sparse.or(released.sparse);
+            released.mailed |= of_batch.mailed;
+        }
+        released
+    }
+
+    /// # Safety
+    ///
+    /// As for [`release`](Self::release); there are at most [`BATCH_MAX`] slots.
+    unsafe fn release_batch(
+        &self,
+        pages: &SharedPages,
+        own: u16,
+        class: usize,
+        slots: &[*mut u8],
+    ) -> Released {
+        let shape = GENERAL.class(class);
+        let records = pages.records();
+        let mut slabs = [const { MaybeUninit::<SlabId>::uninit() }; BATCH_MAX];
+        for (place, &object) in slabs.iter_mut().zip(slots) {
+            // SAFETY: The slot is not free yet.
+            let slab = unsafe { slab_of(pages, class, object) };
+            // The record may lie on two cache lines, and the first remote word, which
+            // names the owner, on the second.
+            prefetch_to_write(records.address(slab));
+            prefetch_to_write(records.address(SlabId(remote_word_id(slab, shape, 0))));
+            place.write(slab);
+        }
+        // SAFETY: So many were written.
+        let slabs = unsafe { slabs[..slots.len()].assume_init_ref() };
+        let mut own_bin = None;
+        let mut outbox = None;
+        let mut at = 0;
+        while at < slots.len() {
+            let slab = slabs[at];
+            // SAFETY: The slab is alive, since the slot is not free yet.
+            let (slot, owner) = unsafe {
+                (
+                    pages.slot_of(slots[at], slab, shape),
+                    pages.owner(slab, shape),
+                )
+            };
+            at += 1;
+            if owner != own {
+                let (word, mask) = pages.remote_word(slab, shape, slot);
+                outbox
+                    .get_or_insert_with(|| {
+                        Outbox::new(pages, |owner| &self.arena(owner).inboxes[class])
+                    })
+                    .add(owner, word, mask);
+                continue;
+            }
+            let bin: &mut Guard<'_, Slabs> =
+                own_bin.get_or_insert_with(|| self.arena(own).bins[class].slabs.lock());
+            bin.put_slot(pages, slab, slot);
+            // What was freed together often lies together.
+            while at < slots.len() && slabs[at] == slab {
+                // SAFETY: As above.
+                bin.put_slot(pages, slab, unsafe {
+                    pages.slot_of(slots[at], slab, shape)
+                });
+                at += 1;
+            }
+            bin.relist_if_due(pages, shape, slab);
+        }
+        Released {
+            sparse: own_bin.map(|bin| bin.is_sparse()),
+            mailed: outbox.is_some_and(Outbox::send),
+        }
+    }
+}
+
+/// The slab of an object that is being freed. Stops the process where the object
+/// is not of the class.
+///
+/// # Safety
+///
+/// The object is live, or was never handed out by this heap.
+#[inline]
+unsafe fn slab_of(pages: &SharedPages, class: usize, object: *mut u8) -> SlabId {
+    // SAFETY: A live object keeps its slab alive.
+    unsafe {
+        if usize::from(pages.class_entry(object)) != class + 1 {
+            fatal(
+                "free of a pointer with another size than it was allocated with",
+                object.addr(),
+            );
+        }
+        pages.slab_of(object)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::large;
+    use crate::os::fake::{Faults, inject};
+    use crate::page_heap::PageHeapOptions;
+    use crate::process_arena::{CLASSES, ClassFigures};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const ARENAS: u16 = 3;
+
+    /// A heap of its own with three arenas, and the objects that are live in it.
+    struct Subject {
+        pages: SharedPages,
+        arenas: ArenaTable,
+        /// By address: the class, and the mark that the object holds.
+        live: BTreeMap<usize, (usize, u8)>,
+        large: Vec<(*mut u8, usize)>,
+        marks: u8,
+    }
+
+    impl Subject {
+        fn new() -> Self {
+            let options = PageHeapOptions {
+                region_bytes: 64 << 20,
+                region_bytes_min: 64 << 20,
+                decay_ms: 0,
+            };
+            let arenas = ArenaTable::new(ARENAS).unwrap();
+            for _ in 0..ARENAS {
+                // SAFETY: No other thread knows of the table.
+                unsafe { arenas.add() }.unwrap();
+            }
+            // SAFETY: As above.
+            let one_more = unsafe { arenas.add() };
+            assert!(one_more.is_none(), "there is no room for more");
+            Self {
+                pages: SharedPages::new(&options).unwrap(),
+                arenas,
+                live: BTreeMap::new(),
+                large: Vec::new(),
+                marks: 0,
+            }
+        }
+
+        fn ends(&self, address: usize, class: usize) -> [*mut u8; 2] {
+            let last = GENERAL.class(class).size as usize - 1;
+            [
+                self.pages.pointer(address),
+                self.pages.pointer(address + last),
+            ]
+        }
+
+        fn fill(&mut self, arena: u16, class: usize, count: usize, faults: Faults) {
+            let mut room = vec![core::ptr::null_mut(); count];
+            let arena = self.arenas.arena(arena);
+            let filled = inject(faults, || arena.fill(&self.pages, class, &mut room));
+            assert!(filled.count <= count);
+            assert!(filled.count > 0 || faults.commit, "there is memory");
+            for object in &room[..filled.count] {
+                let size = GENERAL.class(class).size as usize;
+                let address = object.addr();
+                assert!(address.is_multiple_of(if size > 8 { 16 } else { 8 }));
+                let before = self.live.range(..address + size).next_back();
+                assert!(before.is_none_or(|(before, (class, _))| {
+                    before + GENERAL.class(*class).size as usize <= address
+                }));
+                self.marks = self.marks.wrapping_add(1);
+                for end in self.ends(address, class) {
+                    // SAFETY: The object was handed out to this test.
+                    unsafe { end.write(self.marks) };
+                }
+                self.live.insert(address, (class, self.marks));
+            }
+        }
+
+        /// Takes up to `count` live objects of the class out of the model.
+        fn choose(&mut self, class: usize, count: usize, stride: usize) -> Vec<*mut u8> {
+            let chosen: Vec<usize> = self
+                .live
+                .iter()
+                .filter(|(_, (of, _))| *of == class)
+                .map(|(address, _)| *address)
+                .step_by(stride)
+                .take(count)
+                .collect();
+            chosen
+                .into_iter()
+                .map(|address| {
+                    let (class, mark) = self.live.remove(&address).unwrap();
+                    for end in self.ends(address, class) {
+                        // SAFETY: The object is live.
+                        assert_eq!(unsafe { end.read() }, mark);
+                    }
+                    self.pages.pointer(address)
+                })
+                .collect()
+        }
+
+        /// Frees through an arena, while the bin of `blocked` is locked, for which
+        /// it must not wait.
+        fn release(&mut self, arena: u16, class: usize, slots: &[*mut u8], blocked: Option<u16>) {
+            let blocked = blocked.filter(|blocked| *blocked != arena);
+            let lock = |number| &self.arenas.arena(number).bins[class].slabs;
+            if let Some(number) = blocked {
+                lock(number).acquire_for_fork();
+            }
+            // SAFETY: The objects were live and are the test's no longer.
+            unsafe { self.arenas.release(&self.pages, arena, class, slots) };
+            if let Some(number) = blocked {
+                // SAFETY: Taken above.
+                unsafe { lock(number).release_after_fork() };
+            }
+        }
+
+        fn check(&self) {
+            for arena in self.arenas.iter() {
+                for (class, bin) in arena.bins.iter().enumerate() {
+                    let slabs = bin.slabs.lock();
+                    // SAFETY: The lock is held.
+                    unsafe {
+                        slabs
+                            .bin
+                            .check(self.pages.records(), GENERAL.class(class), 0)
+                    };
+                }
+            }
+            self.pages.with(|pages| {
+                pages.source.pages.check();
+                pages.source.records.check();
+                large::check(&pages.source.pages, &pages.large);
+            });
+            let mut figures = [ClassFigures::default(); CLASSES];
+            self.arenas.iter().for_each(|arena| {
+                arena.count(&mut figures);
+            });
+            let in_inboxes = self.arenas.iter().any(ProcessArena::has_mail);
+            for (class, held) in figures.iter().enumerate() {
+                let out = held.slabs * u32::from(GENERAL.class(class).slots) - held.free;
+                let live = self.live.values().filter(|(of, _)| *of == class).count();
+                assert!(out as usize == live || in_inboxes && out as usize > live);
+            }
+        }
+
+        fn settle(&self) {
+            // Once to see that nothing happens any more, once to act on it.
+            for _ in 0..2 {
+                self.arenas.iter().for_each(|arena| {
+                    arena.settle(&self.pages);
+                });
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Fill {
+            arena: u16,
+            class: usize,
+            count: usize,
+        },
+        Release {
+            arena: u16,
+            class: usize,
+            count: usize,
+            stride: usize,
+            blocked: Option<u16>,
+        },
+        Settle {
+            arena: u16,
+        },
+        Purge,
+        AllocateLarge {
+            size: usize,
+        },
+        ResizeLarge {
+            pick: usize,
+            size: usize,
+        },
+        FreeLarge {
+            pick: usize,
+        },
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let arena = 0..ARENAS;
+        // Many slots per slab, two words of them, few, one, several pages per slab.
+        let class = prop::sample::select(
+            [8, 16, 64, 112, 256, 640, 2048, 3072, 4096, 14336]
+                .map(|size| GENERAL.class_of(size))
+                .to_vec(),
+        );
+        let size = prop_oneof![16_385_usize..200_000, 1_usize << 20..5 << 20];
+        prop_oneof![
+            8 => (arena.clone(), class.clone(), 1_usize..65)
+                .prop_map(|(arena, class, count)| Op::Fill { arena, class, count }),
+            8 => (arena.clone(), class, 1_usize..200, 1_usize..4, prop::option::of(arena.clone()))
+                .prop_map(|(arena, class, count, stride, blocked)| {
+                    Op::Release { arena, class, count, stride, blocked }
+                }),
+            2 => arena.prop_map(|arena| Op::Settle { arena }),
+            1 => Just(Op::Purge),
+            1 => size.clone().prop_map(|size| Op::AllocateLarge { size }),
+            1 => (any::<usize>(), size).prop_map(|(pick, size)| Op::ResizeLarge { pick, size }),
+            1 => any::<usize>().prop_map(|pick| Op::FreeLarge { pick }),
+        ]
+    }
+
+    fn faults() -> impl Strategy<Value = Faults> {
+        prop_oneof![
+            5 => Just(Faults::default()),
+            1 => any::<(bool, bool, bool)>().prop_map(|(commit, purge, move_pages)| Faults {
+                commit,
+                purge,
+                move_pages,
+                ..Faults::default()
+            }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 96,
+            failure_persistence: None,
+            ..<_>::default()
+        })]
+
+        /// No two objects overlap, whichever arena hands them out, and whoever
+        /// frees them; the books of all arenas and of the pages agree; and in the
+        /// end nothing is left.
+        #[test]
+        fn arenas_agree_with_a_model(ops in prop::collection::vec((op(), faults()), 1..120)) {
+            let mut subject = Subject::new();
+            for (op, faults) in ops {
+                match op {
+                    Op::Fill { arena, class, count } => subject.fill(arena, class, count, faults),
+                    Op::Release { arena, class, count, stride, blocked } => {
+                        let slots = subject.choose(class, count, stride);
+                        subject.release(arena, class, &slots, blocked);
+                    }
+                    Op::Settle { arena } => {
+                        let arena = subject.arenas.arena(arena);
+                        inject(faults, || arena.settle(&subject.pages));
+                        prop_assert!(!arena.has_mail());
+                    }
+                    Op::Purge => inject(faults, || subject.pages.with(|pages| {
+                        pages.source.pages.purge(u32::MAX);
+                        pages.source.records.purge();
+                    })),
+                    Op::AllocateLarge { size } => {
+                        let (object, zero) =
+                            inject(faults, || subject.pages.allocate_large(size, 1));
+                        if !object.is_null() {
+                            // SAFETY: The object was handed out to this test.
+                            unsafe {
+                                let bytes = core::slice::from_raw_parts(object, size);
+                                prop_assert!(!zero || bytes.iter().all(|byte| *byte == 0));
+                                object.write_bytes(7, size);
+                            }
+                            subject.large.push((object, size));
+                        }
+                    }
+                    Op::ResizeLarge { pick, size } if !subject.large.is_empty() => {
+                        let at = pick % subject.large.len();
+                        let (object, old) = subject.large[at];
+                        let moved = inject(faults, || subject.pages.resize_large(object, size));
+                        if !moved.is_null() {
+                            // SAFETY: The object is live and has this size.
+                            unsafe {
+                                let bytes = core::slice::from_raw_parts(moved, old.min(size));
+                                prop_assert!(bytes.iter().all(|byte| *byte == 7));
+                                moved.write_bytes(7, size);
+                                prop_assert!(subject.pages.large_bytes(moved) >= size);
+                            }
+                            subject.large[at] = (moved, size);
+                        }
+                    }
+                    Op::FreeLarge { pick } if !subject.large.is_empty() => {
+                        let (object, _) = subject.large.swap_remove(pick % subject.large.len());
+                        subject.pages.free_large(object);
+                    }
+                    Op::ResizeLarge { .. } | Op::FreeLarge { .. } => {}
+                }
+                subject.check();
+            }
+            for class in 0..CLASSES {
+                let slots = subject.choose(class, usize::MAX, 1);
+                subject.release(0, class, &slots, Some(1));
+            }
+            for (object, _) in core::mem::take(&mut subject.large) {
+                subject.pages.free_large(object);
+            }
+            subject.settle();
+            subject.check();
+            subject.pages.with(|pages| {
+                prop_assert_eq!(pages.source.pages.counts().used, 0);
+                pages.source.pages.purge(u32::MAX);
+                pages.source.records.purge();
+                prop_assert_eq!(pages.source.pages.counts().resident(), 0);
+                prop_assert_eq!(pages.source.records.resident_bytes(), 0);
+                Ok(())
+            })?;
+        }
+    }
+
+    #[test]
+    fn a_class_is_sparse_when_many_of_its_slabs_are() {
+        let mut subject = Subject::new();
+        let class = GENERAL.class_of(256);
+        for _ in 0..64 {
+            subject.fill(0, class, 16, Faults::default());
+        }
+        // Three of four freed: sixteen slots in each of 64 slabs.
+        for _ in 0..3 {
+            let slots = subject.choose(class, 256, 4);
+            subject.release(0, class, &slots, None);
+        }
+        let arena = subject.arenas.arena(0);
+        assert!(arena.bins[class].slabs.lock().is_sparse());
+        let rest = subject.choose(class, usize::MAX, 1);
+        subject.release(0, class, &rest, None);
+        assert!(!subject.arenas.arena(0).bins[class].slabs.lock().is_sparse());
+    }
+}

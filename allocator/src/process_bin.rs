@@ -1,0 +1,179 @@
+//! The slabs of one class of one arena of the process heap, as the bin's lock guards
+//! them: a [`Bin`], and a few wholly free slabs.
+//!
+//! Those stay so that a program which allocates and frees around the border of a slab
+//! does not go to the page heap each time; they are given up when the class is idle.
+
+use crate::bin::{Bin, OCCUPANCY_LISTS};
+use crate::fatal::fatal;
+use crate::punch::{self, Search};
+use crate::remote_free::Inbox;
+use crate::shared_pages::SharedPages;
+use crate::size_class::SizeClass;
+use crate::slab::Slab;
+use crate::units::{PageRun, SlabId};
+
+/// Wholly free slabs that a bin keeps for reuse.
+const EMPTY_SLABS_MAX: usize = 4;
+
+/// Sparse slabs from which on a class counts as sparse: with fewer there is little
+/// to win.
+const SPARSE_SLABS_MIN: u32 = 16;
+/// The least share of sparse slabs among all of the class: one in so many.
+const SPARSE_SHARE: u32 = 8;
+
+/// What a bin's lock guards. Zeros are a bin without slabs.
+pub(crate) struct Slabs {
+    /// Slots were handed out since the bin last settled.
+    pub(crate) busy: bool,
+    pub(crate) empty_count: u8,
+    empty: [SlabId; EMPTY_SLABS_MAX],
+    pub(crate) bin: Bin,
+}
+
+impl Slabs {
+    pub(crate) fn drain(&mut self, pages: &SharedPages, shape: &SizeClass, inbox: &Inbox) {
+        inbox.drain(pages, |id, word, slots| {
+            let slab = SlabId(id - word.offset());
+            // The 63 slots lie in two words of the free bitmap at most.
+            let (first, shift) = (word.first_slot() >> 6, word.first_slot() & 63);
+            let low = slots << shift;
+            let high = if shift == 0 { 0 } else { slots >> (64 - shift) };
+            if low != 0 {
+                self.put(pages, slab, first, low);
+            }
+            if high != 0 {
+                self.put(pages, slab, first + 1, high);
+            }
+            self.relist_if_due(pages, shape, slab);
+        });
+    }
+
+    /// Marks a slot as free. Stops the process if it is already.
+    #[inline(always)]
+    pub(crate) fn put_slot(&mut self, pages: &SharedPages, slab: SlabId, slot: u32) {
+        // SAFETY: The slab is alive and of the bin whose lock guards `self`.
+        let mut slab = unsafe { pages.records().slab(slab) };
+        if slab.is_free(slot) {
+            double_free(slab);
+        }
+        slab.put_slot(slot);
+        self.bin.free += 1;
+    }
+
+    /// Marks slots as free, given as bits of a word of the slab's bitmap. Stops
+    /// the process if one is already.
+    #[inline]
+    fn put(&mut self, pages: &SharedPages, slab: SlabId, word: u32, bits: u64) {
+        // SAFETY: The slab is alive and of the bin whose lock guards `self`.
+        let mut slab = unsafe { pages.records().slab(slab) };
+        if slab.word(word) & bits != 0 {
+            double_free(slab);
+        }
+        slab.put(word, bits);
+        self.bin.free += bits.count_ones();
+    }
+
+    /// Puts a slab that has got slots back on the list where it belongs now.
+    #[inline]
+    pub(crate) fn relist_if_due(&mut self, pages: &SharedPages, shape: &SizeClass, slab: SlabId) {
+        // SAFETY: The slab is alive and of the bin whose lock guards `self`.
+        let record = unsafe { pages.records().slab(slab) };
+        if record.record().free >= record.record().relist_at {
+            self.relist(pages, shape, slab);
+        }
+    }
+
+    #[cold]
+    fn relist(&mut self, pages: &SharedPages, shape: &SizeClass, slab: SlabId) {
+        // SAFETY: The slab is of this bin, whose lock is held.
+        if let Some(slab) = unsafe { self.bin.relist(pages.records(), shape, slab) } {
+            self.keep_empty(pages, slab);
+        }
+    }
+
+    pub(crate) fn reuse_empty(&mut self) -> Option<SlabId> {
+        self.empty_count = self.empty_count.checked_sub(1)?;
+        Some(self.empty[usize::from(self.empty_count)])
+    }
+
+    pub(crate) fn keep_empty(&mut self, pages: &SharedPages, slab: SlabId) {
+        if usize::from(self.empty_count) == EMPTY_SLABS_MAX {
+            self.give_up_empty(pages);
+        }
+        self.empty[usize::from(self.empty_count)] = slab;
+        self.empty_count += 1;
+    }
+
+    pub(crate) fn give_up_empty(&mut self, pages: &SharedPages) {
+        let count = usize::from(core::mem::take(&mut self.empty_count));
+        if count > 0 {
+            pages.with(|pages| {
+                for slab in &self.empty[..count] {
+                    // SAFETY: No slot of the slab is in use, and it is no bin's.
+                    unsafe { pages.source.release(*slab) };
+                }
+            });
+        }
+    }
+
+    /// Gives back dead pages inside sparse slabs that have been quiet since the last
+    /// call.
+    pub(crate) fn punch(&mut self, pages: &SharedPages, shape: &SizeClass) {
+        // Slabs that one call looks at, which bounds how long the locks are held.
+        let mut budget = 512;
+        if punch::is_worthwhile(&self.bin, shape) {
+            let records = pages.records();
+            pages.with(|pages| {
+                let heap = &mut pages.source.pages;
+                // SAFETY: The slabs are of the bin whose lock guards `self`.
+                unsafe {
+                    punch::punch(
+                        &mut self.bin,
+                        shape,
+                        records,
+                        heap,
+                        Search::Quiet,
+                        &mut budget,
+                    )
+                }
+            });
+        }
+    }
+
+    /// Whether freed slots should go back to their slabs at once.
+    pub(crate) fn is_sparse(&self) -> bool {
+        let lists = OCCUPANCY_LISTS / 2..OCCUPANCY_LISTS;
+        let sparse: u32 = lists.map(|list| self.bin.length(list)).sum();
+        sparse >= SPARSE_SLABS_MIN && sparse * SPARSE_SHARE >= self.bin.slabs
+    }
+}
+
+#[cold]
+fn double_free(slab: Slab) -> ! {
+    fatal(
+        "double free of an object on this page",
+        slab.record().start.0 as usize,
+    )
+}
+
+/// Notes that the pages of these slots of a slab get memory again.
+pub(crate) fn refill_pages(
+    pages: &SharedPages,
+    slab: SlabId,
+    class: &SizeClass,
+    word: u32,
+    bits: u64,
+) {
+    let first = word * 64 + bits.trailing_zeros();
+    let last = word * 64 + 63 - bits.leading_zeros();
+    let (first, last) = class.pages_of_slots(first, last);
+    // SAFETY: The slab is of a bin whose lock the caller holds.
+    let mut slab = unsafe { pages.records().slab(slab) };
+    slab.record_mut().punched &= !(((2_u32 << (last - first)) - 1) << first) as u16;
+    let run = PageRun {
+        start: slab.record().start.plus(first),
+        pages: last - first + 1,
+    };
+    pages.with(|pages| pages.source.pages.refill(run));
+}
