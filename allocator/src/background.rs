@@ -82,6 +82,11 @@ impl Background {
         self.state.load(Relaxed) == AWAKE || self.wake(may_start)
     }
 
+    /// Whether the thread was made.
+    pub(crate) fn is_started(&self) -> bool {
+        matches!(self.state.load(Relaxed), AWAKE | ASLEEP)
+    }
+
     #[cold]
     fn wake(&'static self, may_start: bool) -> bool {
         if self

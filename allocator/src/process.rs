@@ -58,6 +58,11 @@ static PLACE: Place = Place {
 
 static BACKGROUND: Background = Background::new(Work { tick, has_work });
 
+/// Batches of slots that were left to other arenas' owners, as far as they are
+/// counted, and from how many on it is worth a thread to look after them.
+static MAILED: AtomicU32 = AtomicU32::new(0);
+const MAILED_START: u32 = 32;
+
 /// Bytes that a thread's cache may hold, before however large a heap.
 static CACHE_BYTES: AtomicUsize = AtomicUsize::new(0);
 
@@ -263,7 +268,8 @@ impl Process {
                 thread.cache.set_sparse(class, sparse);
             }
             if released.mailed {
-                self.notify(FREES_START.load(Relaxed));
+                let many = || MAILED.fetch_add(1, Relaxed) >= MAILED_START;
+                self.notify(FREES_START.load(Relaxed) && (BACKGROUND.is_started() || many()));
             }
         }
     }
