@@ -21,7 +21,7 @@
 //! words     fatal sync units size_class options settings
 //! system    os cgroup
 //! pages     metadata bit_sets buddy decay refault page_map chunk page_heap page_purge record_pool
-//! objects   slab bin hand punch large evacuation remote_free
+//! objects   slab bin hand punch large evacuation merging remote_free
 //! arenas    stats local_arena upkeep relocation introspect arena model
 //! shared    shared_pages process_bin process_arena arena_table purger
 //! threads   thread_cache tls thread fork background
@@ -94,6 +94,7 @@ mod evacuation;
 mod hand;
 mod introspect;
 mod large;
+mod merging;
 mod metadata;
 #[cfg_attr(loom, allow(dead_code))]
 mod os;

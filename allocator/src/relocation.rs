@@ -35,6 +35,7 @@
 use crate::bin::Relocation;
 use crate::evacuation::{self, Prediction, Victim, VictimPolicy, Way};
 use crate::local_arena::LocalArena;
+use crate::merging;
 use crate::punch;
 use core::ptr::NonNull;
 
@@ -90,7 +91,7 @@ impl LocalArena {
         let classes = self.classes_in_use();
         let bins = &mut self.bin_table.items_mut()[..classes];
         // SAFETY: the arena is borrowed exclusively, and with it all records.
-        let victim = unsafe { evacuation::merge_victim(bins, self.table.classes(), self.records) }?;
+        let victim = unsafe { merging::merge_victim(bins, self.table.classes(), self.records) }?;
         self.set_sparse(self.table.class(victim.class), victim.slab, true);
         Some(victim)
     }
@@ -108,7 +109,7 @@ impl LocalArena {
         for class in 0..self.classes_in_use() {
             let (bin, shape) = (self.bin(class), self.table.class(class));
             // SAFETY: the arena is borrowed exclusively, and with it all records.
-            let victim = unsafe { evacuation::packing_victim(bin, shape, class, self.records) };
+            let victim = unsafe { merging::packing_victim(bin, shape, class, self.records) };
             if let Some(victim) = victim {
                 self.set_sparse(shape, victim.slab, true);
                 return Some(victim);
@@ -163,7 +164,7 @@ impl LocalArena {
             return object;
         }
         let hosts = match victim.way {
-            Way::Merge => evacuation::hosts(self.table.classes(), victim.class),
+            Way::Merge => merging::hosts(self.table.classes(), victim.class),
             // A guest whose own class has no room stays one.
             _ if victim.class != home => victim.class..victim.class + 1,
             _ => return None,
