@@ -28,7 +28,7 @@ const BATCH_MAX: usize = 128;
 /// What taking slots back has come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Released {
-    /// As in [`Filled`]; `None` where no slot was the arena's own.
+    /// As in [`Filled`](crate::process_arena::Filled); `None` where no slot was the arena's own.
     pub(crate) sparse: Option<bool>,
     /// Some inbox has slots now, and had none before.
     pub(crate) mailed: bool,

@@ -6,8 +6,10 @@
 //! what was purged in one window was taken from the system again in the next, each of
 //! these pages has cost a fault for nothing, and the delay doubles, up to
 //! [`FACTOR_MAX`] times what was asked for. It halves again after some windows without
-//! that, and is what was asked for once nobody has used the page heap for
-//! [`IDLE_WINDOWS`]: an idle program shrinks as it should.
+//! that.
+//!
+//! Whoever takes no page for as long as was asked for is idle: free pages need not
+//! wait for it any longer, so an idle program shrinks as if nothing had come back.
 
 /// How many times as long as asked for free pages may stay.
 const FACTOR_MAX: u32 = 8;
@@ -17,10 +19,6 @@ const PAGES_MIN: u64 = 256;
 
 /// Windows without pages coming back, after which the delay halves.
 const CALM_WINDOWS: u32 = 8;
-
-/// Windows in which nothing happens, after which the program counts as idle. In a
-/// single one it may just be waiting for its next round of work.
-const IDLE_WINDOWS: u32 = 2;
 
 const WINDOW_MS_MIN: u64 = 100;
 const WINDOW_MS_MAX: u64 = 2000;
@@ -36,13 +34,28 @@ pub(crate) struct Totals {
     pub(crate) handed: u64,
 }
 
+/// What an observation has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Change {
+    /// Everything stays as it is.
+    None,
+    /// [`Refaults::delay_ms`] has changed.
+    Delay,
+    /// The same, because nobody takes pages any more: those that are free have waited
+    /// long enough.
+    Idle,
+}
+
 /// The watch over one page heap.
 #[derive(Clone, Debug)]
 pub(crate) struct Refaults {
     asked_ms: u32,
     factor: u32,
     calm_windows: u32,
-    idle_windows: u32,
+    /// Pages handed out when that last changed, and when that was seen.
+    handed: u64,
+    handed_ms: u64,
     window_start_ms: u64,
     at_start: Totals,
     /// Pages purged in the window before this one.
@@ -56,7 +69,8 @@ impl Refaults {
             asked_ms,
             factor: 1,
             calm_windows: 0,
-            idle_windows: 0,
+            handed: 0,
+            handed_ms: 0,
             window_start_ms: 0,
             at_start: Totals {
                 purged: 0,
@@ -72,9 +86,30 @@ impl Refaults {
         self.asked_ms.saturating_mul(self.factor)
     }
 
-    /// Takes in what has been done until `now_ms`, to be told now and then. True where
-    /// [`delay_ms`](Self::delay_ms) has changed.
-    pub(crate) fn observe(&mut self, now_ms: u64, totals: Totals) -> bool {
+    /// Milliseconds after which to [observe](Self::observe) again at the latest, lest
+    /// idleness be seen too late; `None` where it makes no difference.
+    pub(crate) fn pause_ms_max(&self) -> Option<u64> {
+        (self.factor > 1).then_some(u64::from(self.asked_ms / 4))
+    }
+
+    /// Takes in what has been done until `now_ms`, to be told now and then.
+    pub(crate) fn observe(&mut self, now_ms: u64, totals: Totals) -> Change {
+        if totals.handed != self.handed {
+            (self.handed, self.handed_ms) = (totals.handed, now_ms);
+        }
+        let idle_ms = now_ms.saturating_sub(self.handed_ms);
+        if self.factor > 1 && idle_ms >= u64::from(self.asked_ms) {
+            (self.factor, self.calm_windows) = (1, 0);
+            return Change::Idle;
+        }
+        match self.observe_window(now_ms, totals) {
+            true => Change::Delay,
+            false => Change::None,
+        }
+    }
+
+    /// The same at the end of a window; true where the delay has changed.
+    fn observe_window(&mut self, now_ms: u64, totals: Totals) -> bool {
         let window_ms = u64::from(self.asked_ms).clamp(WINDOW_MS_MIN, WINDOW_MS_MAX);
         let elapsed_ms = now_ms.saturating_sub(self.window_start_ms);
         if elapsed_ms < window_ms {
@@ -82,19 +117,16 @@ impl Refaults {
         }
         let purged = totals.purged - self.at_start.purged;
         let fresh = totals.fresh - self.at_start.fresh;
-        self.idle_windows = match totals.handed == self.at_start.handed {
-            true => self.idle_windows + 1,
-            false => 0,
-        };
         // After a long sleep nothing comes *straight* back.
         let came_back = match elapsed_ms <= 4 * window_ms {
             true => fresh.min(self.purged_before),
             false => 0,
         };
         let before = self.factor;
-        if self.idle_windows >= IDLE_WINDOWS || self.asked_ms == 0 {
-            (self.factor, self.calm_windows) = (1, 0);
-        } else if self.purged_before >= PAGES_MIN && came_back * 2 >= self.purged_before {
+        if self.asked_ms > 0
+            && self.purged_before >= PAGES_MIN
+            && came_back * 2 >= self.purged_before
+        {
             (self.factor, self.calm_windows) = ((before * 2).min(FACTOR_MAX), 0);
         } else {
             self.calm_windows += 1;
@@ -114,22 +146,49 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Goes through windows of a second, in each of which so many pages were purged
-    /// and so many taken; returns the delays.
+    /// A watch, the totals that it sees, and a clock.
+    struct Subject {
+        refaults: Refaults,
+        totals: Totals,
+        now_ms: u64,
+    }
+
+    impl Subject {
+        fn new(asked_ms: u32) -> Self {
+            let mut subject = Self {
+                refaults: Refaults::new(asked_ms),
+                totals: Totals::default(),
+                now_ms: 5000,
+            };
+            assert_eq!(subject.step(0, 0, 0), Change::None);
+            subject
+        }
+
+        /// Lets time pass in which so many pages were purged and so many taken.
+        fn step(&mut self, elapsed_ms: u64, purged: u64, fresh: u64) -> Change {
+            self.now_ms += elapsed_ms;
+            self.totals.purged += purged;
+            self.totals.fresh += fresh;
+            self.totals.handed += fresh;
+            self.refaults.observe(self.now_ms, self.totals)
+        }
+
+        /// Pages that are taken without being fresh.
+        fn reuse(&mut self, pages: u64) {
+            self.totals.handed += pages;
+        }
+    }
+
+    /// The delays after windows of a second each, in which so many pages were purged
+    /// and so many taken.
     fn delays(asked_ms: u32, windows: &[(u64, u64)]) -> Vec<u32> {
-        let mut refaults = Refaults::new(asked_ms);
-        let mut totals = Totals::default();
-        let mut now_ms = 5000;
-        refaults.observe(now_ms, totals);
+        let mut subject = Subject::new(asked_ms);
         windows
             .iter()
             .map(|(purged, fresh)| {
-                now_ms += 1000;
-                totals.purged += purged;
-                totals.fresh += fresh;
-                totals.handed += 1;
-                refaults.observe(now_ms, totals);
-                refaults.delay_ms()
+                subject.reuse(1);
+                let _ = subject.step(1000, *purged, *fresh);
+                subject.refaults.delay_ms()
             })
             .collect()
     }
@@ -155,78 +214,75 @@ mod tests {
     }
 
     #[test]
-    fn calm_halves_the_delay_and_idleness_ends_it() {
-        let mut refaults = Refaults::new(1000);
-        let mut totals = Totals::default();
-        let mut now_ms = 0;
-        let mut step = |refaults: &mut Refaults, pages: u64, active: bool| {
-            now_ms += 1000;
-            totals.purged += pages;
-            totals.fresh += pages;
-            totals.handed += u64::from(active);
-            refaults.observe(now_ms, totals);
-            refaults.delay_ms()
-        };
-        for _ in 0..5 {
-            step(&mut refaults, 1000, true);
+    fn calm_halves_the_delay() {
+        let mut windows = vec![(1000, 1000); 4];
+        windows.extend([(0, 0); 20]);
+        let delays = delays(1000, &windows);
+        assert_eq!(delays[3], 8000);
+        assert_eq!(delays[10..13], [8000, 4000, 4000]);
+        assert_eq!(delays[20], 2000);
+    }
+
+    #[test]
+    fn idleness_ends_the_extension_after_the_time_that_was_asked_for() {
+        let mut subject = Subject::new(1000);
+        for _ in 0..4 {
+            let _ = subject.step(1000, 1000, 1000);
         }
-        assert_eq!(refaults.delay_ms(), 8000);
-        // The last of what was purged has to come back, or not, first.
-        let calm: Vec<u32> = (0..20).map(|_| step(&mut refaults, 0, true)).collect();
-        assert_eq!(calm[6..8], [8000, 4000]);
-        assert_eq!(calm[15], 2000);
-        assert_eq!(step(&mut refaults, 0, false), 2000);
-        assert_eq!(step(&mut refaults, 0, false), 1000);
+        assert_eq!(subject.refaults.delay_ms(), 8000);
+        let pause_ms = subject.refaults.pause_ms_max().unwrap();
+        let mut waited_ms = 0;
+        loop {
+            waited_ms += pause_ms;
+            match subject.step(pause_ms, 0, 0) {
+                Change::Idle => break,
+                change => assert_eq!(change, Change::None),
+            }
+        }
+        assert_eq!((waited_ms, subject.refaults.delay_ms()), (1000, 1000));
+        assert_eq!(subject.refaults.pause_ms_max(), None);
+        // Pages that are only taken from those at hand keep it.
+        for _ in 0..3 {
+            let _ = subject.step(1000, 1000, 1000);
+        }
+        assert!(subject.refaults.delay_ms() > 1000);
+        for _ in 0..5 {
+            subject.reuse(1);
+            assert_ne!(subject.step(900, 0, 0), Change::Idle);
+        }
     }
 
     #[test]
     fn after_a_long_sleep_nothing_comes_straight_back() {
-        let mut refaults = Refaults::new(1000);
-        refaults.observe(1000, Totals::default());
-        let asleep = Totals {
-            purged: 9000,
-            fresh: 0,
-            handed: 1,
-        };
-        refaults.observe(2000, asleep);
-        let awake = Totals {
-            purged: 9000,
-            fresh: 9000,
-            handed: 2,
-        };
-        assert!(!refaults.observe(9000, awake));
+        let mut subject = Subject::new(1000);
+        assert_eq!(subject.step(1000, 9000, 0), Change::None);
+        assert_eq!(subject.step(7000, 0, 9000), Change::None);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..<_>::default() })]
 
         /// Whatever happens, the delay stays within its bounds, changes are told, and
-        /// idleness ends every extension.
+        /// idleness for as long as was asked for ends every extension.
         #[test]
         fn the_delay_has_bounds(
             asked_ms in 0_u32..20_000,
-            steps in prop::collection::vec(
-                (0_u64..10_000, 0_u64..5000, 0_u64..5000, any::<bool>()), 0..60),
+            steps in prop::collection::vec((0_u64..10_000, 0_u64..5000, 0_u64..5000), 0..60),
         ) {
-            let mut refaults = Refaults::new(asked_ms);
-            let mut totals = Totals::default();
-            let mut now_ms = 0;
-            for (elapsed_ms, purged, fresh, active) in steps {
-                now_ms += elapsed_ms;
-                totals.purged += purged;
-                totals.fresh += fresh;
-                totals.handed += u64::from(active || purged + fresh > 0);
-                let before = refaults.delay_ms();
-                let changed = refaults.observe(now_ms, totals);
-                prop_assert_eq!(changed, refaults.delay_ms() != before);
-                prop_assert!(refaults.delay_ms() >= asked_ms);
-                prop_assert!(refaults.delay_ms() <= asked_ms * FACTOR_MAX);
+            let mut subject = Subject::new(asked_ms);
+            for (elapsed_ms, purged, fresh) in steps {
+                let before = subject.refaults.delay_ms();
+                let change = subject.step(elapsed_ms, purged, fresh);
+                let after = subject.refaults.delay_ms();
+                prop_assert_eq!(change != Change::None, after != before);
+                prop_assert!(change != Change::Idle || after == asked_ms);
+                prop_assert!((asked_ms..=asked_ms * FACTOR_MAX).contains(&after));
             }
-            // The window that was open may have seen something; the next have not.
-            for window in 1..=1 + u64::from(IDLE_WINDOWS) {
-                refaults.observe(now_ms + window * WINDOW_MS_MAX, totals);
-            }
-            prop_assert_eq!(refaults.delay_ms(), asked_ms);
+            let _ = subject.step(0, 0, 0);
+            // A window that ends may still double the delay, before the idleness is
+            // long enough.
+            let _ = subject.step(u64::from(asked_ms), 0, 0);
+            prop_assert_eq!(subject.refaults.delay_ms(), asked_ms);
         }
     }
 }
