@@ -1,0 +1,91 @@
+/* Many short threads, each of which leaves objects to others, frees from destructors
+   of thread-specific data (of keys that come after the library's own, and that run
+   again), and once more after those. Prints how much the process grew from the first
+   thousand threads to the last, in KiB. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { THREADS = 10000, AT_ONCE = 10, LEFT = 50 };
+
+static pthread_key_t keys[20];
+static __thread char *thread_object;
+static char *left[AT_ONCE][LEFT];
+
+static long resident_kib(void) {
+    FILE *file = fopen("/proc/self/statm", "r");
+    long pages = 0;
+    if (!file || fscanf(file, "%*s %ld", &pages) != 1)
+        abort();
+    fclose(file);
+    return pages * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+static void destroy(void *value) {
+    char **pair = value;
+    if (strcmp(pair[0], "held by a key") != 0)
+        abort();
+    free(pair[0]);
+    /* A destructor may set values anew: it is called again. */
+    free(thread_object);
+    thread_object = malloc(300);
+    free(thread_object);
+    thread_object = NULL;
+    if (pair[1]) {
+        pair[0] = strdup("held by a key");
+        free(pair[1]);
+        pair[1] = NULL;
+        for (int i = 0; i < 20; i++)
+            if (!pthread_getspecific(keys[i])) {
+                pthread_setspecific(keys[i], value);
+                return;
+            }
+        abort();
+    } else {
+        free(pair);
+    }
+}
+
+static void *work(void *argument) {
+    long number = (long)argument;
+    for (int i = 0; i < 20; i += 5) {
+        char **pair = malloc(2 * sizeof *pair);
+        pair[0] = strdup("held by a key");
+        pair[1] = malloc(500 + 100 * i);
+        pthread_setspecific(keys[i], pair);
+    }
+    thread_object = malloc(1000);
+    memset(thread_object, 1, 1000);
+    for (int i = 0; i < 200; i++) {
+        char *object = malloc(16 + (number * 31 + i * 97) % 3000);
+        object[0] = 1;
+        free(object);
+    }
+    for (int i = 0; i < LEFT; i++) {
+        free(left[number][i]);
+        left[number][i] = malloc(16 + (number * 7 + i * 13) % 400);
+        left[number][i][0] = 1;
+    }
+    return NULL;
+}
+
+int main(void) {
+    for (int i = 0; i < 20; i++)
+        pthread_key_create(&keys[i], destroy);
+    long early = 0;
+    for (int done = 0; done < THREADS; done += AT_ONCE) {
+        pthread_t threads[AT_ONCE];
+        for (long i = 0; i < AT_ONCE; i++)
+            if (pthread_create(&threads[i], NULL, work, (void *)i) != 0)
+                abort();
+        for (int i = 0; i < AT_ONCE; i++)
+            pthread_join(threads[i], NULL);
+        if (done == 1000)
+            early = resident_kib();
+    }
+    printf("%ld\n", resident_kib() - early);
+    return 0;
+}
