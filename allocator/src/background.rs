@@ -4,7 +4,8 @@
 //! It knows only a function to call. That does what is due and says when it wants
 //! to be called again, or that it has nothing left to do. Then the thread sleeps
 //! without a timeout until somebody [notifies](Background::notify) it, so an idle
-//! process shrinks and then costs nothing.
+//! process shrinks and then costs nothing. If there is nothing to do but at a later
+//! time, it sleeps until then, or until it is notified.
 //!
 //! ```text
 //!               notify              nothing left to do
@@ -207,10 +208,12 @@ impl Background {
             {
                 return;
             }
-            if let Some(pause_ms) = (self.work.tick)() {
-                futex_wait(&self.state, AWAKE, Some(pause_ms * 1_000_000));
+            let pause_ns = (self.work.tick)().map(|ms| ms * 1_000_000);
+            if pause_ns.is_some() && (self.work.has_work)() {
+                futex_wait(&self.state, AWAKE, pause_ns);
                 continue;
             }
+            // Even if a tick is due later, whoever makes work may have it done sooner.
             if self
                 .state
                 .compare_exchange(AWAKE, ASLEEP, SeqCst, Relaxed)
@@ -221,12 +224,17 @@ impl Background {
             // Whoever saw the thread awake before that store may have made work
             // which cannot be seen yet. It can be in a moment.
             futex_wait(&self.state, ASLEEP, Some(LAST_LOOK_NS));
-            if (self.work.has_work)() {
-                let _ = self.state.compare_exchange(ASLEEP, AWAKE, SeqCst, Relaxed);
+            if !(self.work.has_work)() {
+                match pause_ns {
+                    Some(_) => futex_wait(&self.state, ASLEEP, pause_ns),
+                    None => {
+                        while self.state.load(SeqCst) == ASLEEP {
+                            futex_wait(&self.state, ASLEEP, None);
+                        }
+                    }
+                }
             }
-            while self.state.load(SeqCst) == ASLEEP {
-                futex_wait(&self.state, ASLEEP, None);
-            }
+            let _ = self.state.compare_exchange(ASLEEP, AWAKE, SeqCst, Relaxed);
         }
     }
 }

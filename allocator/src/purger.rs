@@ -30,6 +30,10 @@ const PURGE_PAUSE_NS: u64 = 50_000;
 const PAUSE_MS_MIN: u64 = 10;
 const PAUSE_MS_MAX: u64 = 1000;
 
+/// The longest pause while pages are dirty: what is freed in the course of it is first
+/// seen at its end.
+const PAUSE_MS_DIRTY: u64 = 50;
+
 /// The least number of milliseconds after which a class that was not used counts as
 /// idle.
 const IDLE_MS: u64 = 100;
@@ -131,8 +135,8 @@ impl Purger {
         match next_ms {
             Some(next_ms) => {
                 let until = next_ms.saturating_sub(now_ms);
-                let pause_ms = until.min(pause_ms_max.unwrap_or(PAUSE_MS_MAX));
-                Some(pause_ms.clamp(PAUSE_MS_MIN, PAUSE_MS_MAX))
+                let pause_ms = until.min(pause_ms_max.unwrap_or(PAUSE_MS_DIRTY));
+                Some(pause_ms.clamp(PAUSE_MS_MIN, PAUSE_MS_DIRTY))
             }
             // One more period shows whether the heap is idle, and what it then keeps.
             None => self.was_busy.load(Relaxed).then_some(PAUSE_MS_MAX),
