@@ -222,6 +222,18 @@ impl Connection {
         Ok(sent)
     }
 
+    /// The same for bytes that are a part of the replies that were written together.
+    pub(crate) fn send_part(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = match self.output {
+            None => write(&self.socket, bytes)?,
+            Some(_) => 0,
+        };
+        if sent < bytes.len() {
+            self.queue(&bytes[sent..]);
+        }
+        Ok(sent)
+    }
+
     /// Queues bytes behind what waits already.
     pub(crate) fn queue(&mut self, bytes: &[u8]) {
         self.output.get_or_insert_default().push(bytes);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! wait -> read once per ready socket -> parse what is whole -> fetch the keys' cache lines -> run in order
-//!      -> write once per socket -> maintain the worker's shards when that is due -> wait
+//!      -> write once per socket ([`sweep`]) -> maintain the worker's shards when that is due -> wait
 //! ```
 //!
 //! The first worker also accepts connections and hands each to the worker with the fewest.
@@ -10,6 +10,7 @@
 mod peer;
 mod round;
 mod scratch;
+mod sweep;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -36,6 +37,7 @@ use crate::signals::{SIGNALS_TOKEN, Signals};
 
 use peer::{End, Peer};
 use scratch::Scratch;
+use sweep::Taken;
 
 /// Token of the worker's waker.
 pub(crate) const WAKER_TOKEN: u64 = u64::MAX;
@@ -60,6 +62,8 @@ pub(crate) struct Worker {
     free: Vec<usize>,
     generation: u64,
     scratch: Scratch,
+    /// What was read in this sweep and is still to be run.
+    taken: Vec<Taken>,
     /// When maintenance is due; `None` while all shards are idle.
     maintenance_due: Option<Instant>,
     /// When clients have to be looked over; `None` while no limit depends on time.
@@ -91,6 +95,7 @@ impl Worker {
             free: Vec::new(),
             generation: 0,
             scratch: Scratch::new(),
+            taken: Vec::new(),
             maintenance_due: Some(Instant::now()),
             check_due: None,
             postponed: Vec::new(),
@@ -118,9 +123,10 @@ impl Worker {
                 } else if Listeners::owns(ready.token) {
                     self.accept(ready.token);
                 } else {
-                    self.serve(ready.token, ready.read, ready.write);
+                    self.take(ready.token, ready.read, ready.write);
                 }
             }
+            self.run_taken();
             now = Instant::now();
             self.after_events(events.iter().len() > 0, now);
             if events.iter().len() > 0 {

@@ -1,6 +1,7 @@
 //! A connection and its client's state: reading, running, writing, and the limits that close it.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
@@ -10,7 +11,7 @@ use crate::config::directive::Id;
 use crate::log::Level;
 use crate::net::connection::{Connection, Partial, ReadOutcome};
 use crate::net::poll::{Interest, Poller};
-use crate::resp::parse::Parser;
+use crate::resp::parse::{Parser, Span};
 use crate::resp::reply::Reply;
 use crate::session::{Fate, Session};
 use crate::worker::round::{Leftover, Round};
@@ -85,6 +86,49 @@ impl Peer {
         self.over_soft_since_ms != 0
     }
 
+    /// Whether what it sends next goes to the buffer that all connections share.
+    pub(crate) fn reads_shared(&self) -> bool {
+        self.interest.read && self.connection.partial.is_none() && !self.session.client.is_killed()
+    }
+
+    /// Sends what waits, if there is room to write, and reads into the buffer that all connections share. Returns how
+    /// many bytes were read, 0 if none are there.
+    pub(crate) fn read_into(
+        &mut self,
+        room: &mut [u8],
+        write: bool,
+        services: &Services,
+    ) -> Result<usize, End> {
+        if write {
+            self.flush(services)?;
+        }
+        match self.connection.read_shared(room)? {
+            ReadOutcome::Closed => Err(End::Closed),
+            ReadOutcome::Blocked => Ok(0),
+            ReadOutcome::Bytes(count) => {
+                let stats = &stats_of(services, &self.session).totals;
+                stats.reads.add(1);
+                stats.input_bytes.add(count as u64);
+                add(&self.session.client.received_bytes, count as u64);
+                Ok(count)
+            }
+        }
+    }
+
+    /// Runs what was read into the shared buffer, and writes the replies.
+    pub(crate) fn serve_alone(
+        &mut self,
+        bytes: Range<usize>,
+        scratch: &mut Scratch,
+        services: &Services,
+        poller: &Poller,
+    ) -> Result<(), End> {
+        if !bytes.is_empty() {
+            self.run_shared(bytes, scratch, services)?;
+        }
+        self.finish(scratch, services, poller)
+    }
+
     /// Reads, runs what was read, and writes the replies.
     pub(crate) fn serve(
         &mut self,
@@ -128,36 +172,21 @@ impl Peer {
         self.finish(scratch, services, poller)
     }
 
+    /// Reads behind the beginning of a command that came before, and runs what is whole.
     fn read(&mut self, scratch: &mut Scratch, services: &Services) -> Result<(), End> {
-        let stats = &stats_of(services, &self.session).totals;
-        let outcome = match self.connection.partial.take() {
-            None => {
-                let outcome = self.connection.read_shared(scratch.input())?;
-                if let ReadOutcome::Bytes(count) = outcome {
-                    self.run_shared(count, scratch, services)?;
-                    scratch.has_read(count);
-                }
-                outcome
-            }
-            Some(mut partial) => {
-                let outcome = self.connection.read_partial(&mut partial)?;
-                match outcome {
-                    ReadOutcome::Bytes(_) => {
-                        self.check_query_limit(partial.bytes.len(), services)?;
-                        self.run_partial(partial, scratch, services)?;
-                    }
-                    _ => self.connection.partial = Some(partial),
-                }
-                outcome
-            }
+        let Some(mut partial) = self.connection.partial.take() else {
+            return Ok(());
         };
-        match outcome {
+        match self.connection.read_partial(&mut partial)? {
             ReadOutcome::Closed => return Err(End::Closed),
-            ReadOutcome::Blocked => return Ok(()),
+            ReadOutcome::Blocked => self.connection.partial = Some(partial),
             ReadOutcome::Bytes(count) => {
+                self.check_query_limit(partial.bytes.len(), services)?;
+                let stats = &stats_of(services, &self.session).totals;
                 stats.reads.add(1);
                 stats.input_bytes.add(count as u64);
                 add(&self.session.client.received_bytes, count as u64);
+                self.run_partial(partial, scratch, services)?;
             }
         }
         scratch.check_wanted |= self.connection.partial.is_some();
@@ -165,9 +194,9 @@ impl Peer {
     }
 
     /// Runs what was read into the buffer that all connections share.
-    fn run_shared(
+    pub(crate) fn run_shared(
         &mut self,
-        count: usize,
+        bytes: Range<usize>,
         scratch: &mut Scratch,
         services: &Services,
     ) -> Result<(), End> {
@@ -178,7 +207,7 @@ impl Peer {
             wrote,
             ..
         } = scratch;
-        let input = &mut input[..count];
+        let input = &mut input[bytes];
         spans.clear();
         let mut round = Round {
             peer: self,
@@ -188,12 +217,16 @@ impl Peer {
             services,
         };
         if let Some(left) = round.process(input, Parser::default())? {
-            let bytes = input[left.start..].to_vec();
-            let mut partial = Box::new(Partial::new(bytes, std::mem::take(spans)));
-            self.note_leftover(&mut partial, &left);
-            self.connection.keep(partial);
+            self.leave(input, std::mem::take(spans), &left);
         }
         Ok(())
+    }
+
+    /// Keeps what is left over of `input`, of which `spans` are the arguments so far.
+    pub(crate) fn leave(&mut self, input: &[u8], spans: Vec<Span>, left: &Leftover) {
+        let mut partial = Box::new(Partial::new(input[left.start..].to_vec(), spans));
+        self.note_leftover(&mut partial, left);
+        self.connection.keep(partial);
     }
 
     /// Runs what is in the connection's own buffer.
@@ -259,7 +292,12 @@ impl Peer {
             scratch.will_send();
             self.send(&mut scratch.reply, services)?;
         }
-        scratch.check_wanted |= self.is_over_soft_limit();
+        self.go_on(scratch, poller)
+    }
+
+    /// Decides how the connection goes on once the replies are sent.
+    pub(crate) fn go_on(&mut self, scratch: &mut Scratch, poller: &Poller) -> Result<(), End> {
+        scratch.check_wanted |= self.is_over_soft_limit() || self.connection.partial.is_some();
         self.settle(poller)?;
         self.publish_buffers();
         Ok(())
@@ -269,17 +307,30 @@ impl Peer {
     pub(crate) fn send(&mut self, reply: &mut Reply, services: &Services) -> Result<(), End> {
         let waiting = self.connection.output().map_or(0, |queue| queue.len());
         self.check_output_limit(waiting + reply.len(), services)?;
-        let stats = &stats_of(services, &self.session).totals;
         let had_room = self.connection.output().is_none();
         let sent = self.connection.send(reply);
         reply.reset(REPLY_KEEP_BYTES);
-        let sent = sent? as u64;
+        self.note_sent(sent? as u64, had_room, services);
+        Ok(())
+    }
+
+    /// Sends replies that are a part of those that were written together.
+    pub(crate) fn send_part(&mut self, bytes: &[u8], services: &Services) -> Result<(), End> {
+        let waiting = self.connection.output().map_or(0, |queue| queue.len());
+        self.check_output_limit(waiting + bytes.len(), services)?;
+        let had_room = self.connection.output().is_none();
+        let sent = self.connection.send_part(bytes)?;
+        self.note_sent(sent as u64, had_room, services);
+        Ok(())
+    }
+
+    fn note_sent(&self, sent: u64, had_room: bool, services: &Services) {
+        let stats = &stats_of(services, &self.session).totals;
         if had_room {
             stats.writes.add(1);
         }
         stats.output_bytes.add(sent);
         add(&self.session.client.sent_bytes, sent);
-        Ok(())
     }
 
     fn flush(&mut self, services: &Services) -> Result<(), End> {

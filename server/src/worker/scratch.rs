@@ -4,6 +4,8 @@
 //! when one read fills the input or a batch's replies overflow theirs, shrink again once nothing has needed the
 //! larger size for a while, and are given up once nothing has needed them at all.
 
+use std::mem;
+
 use crate::resp::parse::Span;
 use crate::resp::reply::Reply;
 
@@ -29,7 +31,9 @@ pub(crate) struct Scratch {
     /// Whether a client has something that has to be looked over after a while: a buffer of its own, or too many
     /// replies waiting.
     pub(crate) check_wanted: bool,
-    /// The longest read since the buffers were last looked over, in bytes.
+    /// Whether the input was too short for what was to be read.
+    wants_more: bool,
+    /// The most bytes read since the buffers were last looked over, in bytes.
     read_bytes_max: usize,
     /// The most replies at once since then, in bytes.
     reply_bytes_max: usize,
@@ -44,6 +48,7 @@ impl Scratch {
             reply: Reply::new(),
             wrote: false,
             check_wanted: false,
+            wants_more: false,
             read_bytes_max: 0,
             reply_bytes_max: 0,
         }
@@ -57,10 +62,25 @@ impl Scratch {
         &mut self.input
     }
 
-    /// Notes that `count` bytes were read into the input, whose content has been dealt with.
-    pub(crate) fn has_read(&mut self, count: usize) {
-        self.read_bytes_max = self.read_bytes_max.max(count);
-        if count == self.input.len() && count < READ_BYTES_MAX {
+    /// Whether the input has room for one more read behind `filled` bytes. If not, it will have more next time.
+    pub(crate) fn has_room(&mut self, filled: usize) -> bool {
+        let enough = filled == 0 || self.input.len() - filled >= READ_BYTES_MIN / 4;
+        if !enough {
+            self.wants_more = true;
+            self.read_bytes_max = self.read_bytes_max.max(self.input.len());
+        }
+        enough
+    }
+
+    /// Notes that `count` bytes were read behind `filled` others.
+    pub(crate) fn has_read(&mut self, filled: usize, count: usize) {
+        self.read_bytes_max = self.read_bytes_max.max(filled + count);
+        self.wants_more |= filled + count == self.input.len();
+    }
+
+    /// Makes the input longer if it was too short. What was read into it has been dealt with.
+    pub(crate) fn grow_if_wanted(&mut self) {
+        if mem::take(&mut self.wants_more) && self.input.len() < READ_BYTES_MAX {
             self.input = vec![0; READ_BYTES_MAX];
         }
     }
@@ -111,8 +131,11 @@ mod tests {
         let mut scratch = Scratch::new();
         assert!(!scratch.is_grown());
         assert_eq!(scratch.input().len(), READ_BYTES_MIN);
-        scratch.has_read(100);
-        scratch.has_read(READ_BYTES_MIN);
+        scratch.has_read(0, 100);
+        assert!(scratch.has_room(100));
+        scratch.has_read(100, READ_BYTES_MIN - 200);
+        assert!(!scratch.has_room(READ_BYTES_MIN - 100));
+        scratch.grow_if_wanted();
         assert_eq!(scratch.input.len(), READ_BYTES_MAX);
         scratch.reply.raw(&[b'x'; 3 * REPLY_KEEP_BYTES_IDLE]);
         scratch.will_send();
@@ -124,7 +147,7 @@ mod tests {
             READ_BYTES_MAX,
             "the traffic was just there"
         );
-        scratch.has_read(100);
+        scratch.has_read(0, 100);
         scratch.shrink();
         assert_eq!(scratch.input.len(), READ_BYTES_MIN);
         scratch.shrink();
