@@ -176,8 +176,9 @@ impl Process {
                 parent: fork_parent,
                 child: fork_child,
             });
-            // SAFETY: The handler is a function for as long as the process lives.
-            unsafe { libc::atexit(at_exit) };
+            if STATS_AT_EXIT.load(Relaxed) {
+                call_at_exit();
+            }
         }
         Self::get()
     }
@@ -422,6 +423,9 @@ impl Process {
     /// Has figures written at exit, or not.
     pub(crate) fn set_stats_at_exit(&self, wanted: bool) {
         STATS_AT_EXIT.store(wanted, Relaxed);
+        if wanted {
+            call_at_exit();
+        }
     }
 
     /// What is set.
@@ -456,7 +460,28 @@ fn settings_of_environment() -> Settings {
     settings::parse(text, |item, expected| complain(name, item, expected))
 }
 
-extern "C" fn at_exit() {
+/// Has [`at_exit`] called when the program exits, or when the library that this code
+/// is part of is unloaded. To be called without any lock, as the system may allocate.
+fn call_at_exit() {
+    // Not `atexit`, which C libraries do not export: each library that uses it brings
+    // its own, made by the C compiler's linker scripts out of this one.
+    unsafe extern "C" {
+        fn __cxa_atexit(
+            handler: extern "C" fn(*mut c_void),
+            argument: *mut c_void,
+            library: *const u8,
+        ) -> core::ffi::c_int;
+        static __dso_handle: u8;
+    }
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if !REGISTERED.swap(true, Relaxed) {
+        // SAFETY: The handler lives as long as the library that the handle names.
+        // Should this fail, no figures are written.
+        unsafe { __cxa_atexit(at_exit, core::ptr::null_mut(), &raw const __dso_handle) };
+    }
+}
+
+extern "C" fn at_exit(_: *mut c_void) {
     if STATS_AT_EXIT.load(Relaxed)
         && let Some(process) = Process::get()
     {
