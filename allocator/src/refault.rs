@@ -98,18 +98,19 @@ impl Refaults {
             (self.handed, self.handed_ms) = (totals.handed, now_ms);
         }
         let idle_ms = now_ms.saturating_sub(self.handed_ms);
-        if self.factor > 1 && idle_ms >= u64::from(self.asked_ms) {
+        let is_idle = idle_ms >= u64::from(self.asked_ms);
+        if self.factor > 1 && is_idle {
             (self.factor, self.calm_windows) = (1, 0);
             return Change::Idle;
         }
-        match self.observe_window(now_ms, totals) {
+        match self.observe_window(now_ms, totals, is_idle) {
             true => Change::Delay,
             false => Change::None,
         }
     }
 
     /// The same at the end of a window; true where the delay has changed.
-    fn observe_window(&mut self, now_ms: u64, totals: Totals) -> bool {
+    fn observe_window(&mut self, now_ms: u64, totals: Totals, is_idle: bool) -> bool {
         let window_ms = u64::from(self.asked_ms).clamp(WINDOW_MS_MIN, WINDOW_MS_MAX);
         let elapsed_ms = now_ms.saturating_sub(self.window_start_ms);
         if elapsed_ms < window_ms {
@@ -123,10 +124,9 @@ impl Refaults {
             false => 0,
         };
         let before = self.factor;
-        if self.asked_ms > 0
-            && self.purged_before >= PAGES_MIN
-            && came_back * 2 >= self.purged_before
-        {
+        // Nothing is to be gained for a program that is idle, as one without patience
+        // always is.
+        if !is_idle && self.purged_before >= PAGES_MIN && came_back * 2 >= self.purged_before {
             (self.factor, self.calm_windows) = ((before * 2).min(FACTOR_MAX), 0);
         } else {
             self.calm_windows += 1;
@@ -279,8 +279,6 @@ mod tests {
                 prop_assert!((asked_ms..=asked_ms * FACTOR_MAX).contains(&after));
             }
             let _ = subject.step(0, 0, 0);
-            // A window that ends may still double the delay, before the idleness is
-            // long enough.
             let _ = subject.step(u64::from(asked_ms), 0, 0);
             prop_assert_eq!(subject.refaults.delay_ms(), asked_ms);
         }
