@@ -4,11 +4,11 @@
 //! move into: only in resident slabs that are at least as full, never in fresh ones, so that moving
 //! terminates and never goes to and fro. When nothing is left to be evacuated, the last slabs of each
 //! class are merged into those of larger classes, and what remains is packed into as few pages as it
-//! needs. Here its live objects are moved, in batches whose objects,
-//! buckets and targets are asked for ahead of time, and the one reference to each is patched.
+//! needs. Here a slab's live objects are moved, in batches whose objects, buckets and targets are
+//! asked for ahead of time, and the one reference to each is patched.
 //!
-//! It runs under the shard's lock between commands, in slices of at most half a millisecond; when,
-//! and for how long, [`pacing`](crate::pacing) says.
+//! It runs under the shard's lock between commands, in slices of at most a tenth of a millisecond;
+//! when, and for how long, [`pacing`](crate::pacing) says.
 
 use std::ptr::NonNull;
 use std::time::Duration;

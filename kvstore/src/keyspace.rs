@@ -391,7 +391,7 @@ impl Keyspace {
         !is_over()
     }
 
-    /// The work that a shard needs from time to time, for at most `budget` and half a millisecond:
+    /// The work that a shard needs from time to time, for at most `budget` and a tenth of a millisecond:
     /// expiry, freeing of what was cleared, compaction, giving pages back. Returns when to call
     /// again. Any thread may call it for any shard, as often as it likes: while nothing is due it
     /// costs one load and takes no lock, and a busy shard is left alone. Locks.
@@ -433,7 +433,7 @@ impl Keyspace {
                 NextDue::Idle
             }
             Some(at_ms) => {
-                let at_ms = at_ms.clamp(now_ms + 1, now_ms + DUE_MS_MAX);
+                let at_ms = at_ms.clamp(now_ms, now_ms + DUE_MS_MAX);
                 gauges.set_due_ms(at_ms);
                 NextDue::After(Duration::from_millis(at_ms - now_ms))
             }
@@ -441,7 +441,8 @@ impl Keyspace {
         (due, maintained)
     }
 
-    /// Compacts all shards as far as it goes, one after another, in slices of half a millisecond
+    /// Compacts all shards as far as it goes, one after another, in slices of a tenth of a
+    /// millisecond
     /// between which others may use the shard, gives the pages back, and returns what was done
     /// (MEMORY COMPACT). Locks.
     pub fn compact(&self) -> CompactionLedger {

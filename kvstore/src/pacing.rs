@@ -17,8 +17,12 @@ use slab_allocator::stats::Waste;
 
 use crate::settings::CompactionSettings;
 
-/// The longest slice, in nanoseconds: what a command may have to wait for.
-pub(crate) const SLICE_NS_MAX: u64 = 500_000;
+/// The longest slice, in nanoseconds: what a command may have to wait for. Short enough not to be
+/// told from what the network and the scheduler do, and long enough for a few hundred objects.
+pub(crate) const SLICE_NS_MAX: u64 = 100_000;
+
+/// The most that is moved at once for what writes have earned, in nanoseconds.
+const GROWTH_NS_MAX: u64 = 500_000;
 
 /// Moving that a burst of writes may have saved up, in nanoseconds.
 const CREDIT_NS_MAX: u64 = 10_000_000;
@@ -93,7 +97,7 @@ impl Pacing {
         if !settings.enabled || !exceeds(waste, over, settings) {
             return 0;
         }
-        self.credit_ns.min(SLICE_NS_MAX)
+        self.credit_ns.min(GROWTH_NS_MAX)
     }
 
     /// Moving took this long.
@@ -199,7 +203,7 @@ mod tests {
         pacing.spent(15_000);
         assert_eq!(pacing.after_growth(&sparse, &settings), 5_000);
         pacing.wrote(1 << 30);
-        assert_eq!(pacing.after_growth(&sparse, &settings), SLICE_NS_MAX);
+        assert_eq!(pacing.after_growth(&sparse, &settings), GROWTH_NS_MAX);
         let off = CompactionSettings {
             enabled: false,
             ..settings

@@ -134,8 +134,8 @@ fn memory_of_cleared_keys_is_given_back_by_itself() {
     };
     let mut now_ms = 1_000;
     for clear_in_background in [false, true, false] {
-        while maintain(now_ms) != NextDue::Idle {
-            now_ms += 100;
+        while let NextDue::After(after) = maintain(now_ms) {
+            now_ms += after.as_millis() as u64;
         }
         let value = vec![b'x'; 30 << 20];
         let mut locked = keyspace.lock_all();
@@ -150,8 +150,8 @@ fn memory_of_cleared_keys_is_given_back_by_itself() {
                 .expect("memory");
         }
         drop(locked);
-        while maintain(now_ms) != NextDue::Idle {
-            now_ms += 100;
+        while let NextDue::After(after) = maintain(now_ms) {
+            now_ms += after.as_millis() as u64;
         }
         if clear_in_background {
             keyspace.lock_all().clear_all_in_background();
@@ -159,8 +159,8 @@ fn memory_of_cleared_keys_is_given_back_by_itself() {
             keyspace.lock_all().clear_all();
         }
         let start_ms = now_ms;
-        while maintain(now_ms) != NextDue::Idle {
-            now_ms += 100;
+        while let NextDue::After(after) = maintain(now_ms) {
+            now_ms += after.as_millis() as u64;
         }
         let resident: usize = keyspace
             .lock_all()

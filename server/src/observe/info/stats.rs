@@ -43,7 +43,7 @@ pub(super) const STATS: &Fields = &[
         let volatile = s.keyspace.volatile_keys.max(1) as f64;
         ratio(s.keyspace.expiry.stale_keys as f64 * 100.0 / volatile)
     }),
-    // A slice has at most half a millisecond, so this counts the slices after which another one had to follow.
+    // A slice has at most a tenth of a millisecond, so this counts the slices after which another one had to follow.
     ("expired_time_cap_reached_count", |s| {
         s.keyspace.expiry.capped_slices.to_string()
     }),
