@@ -43,6 +43,8 @@ pub(crate) struct SharedPages {
     records: Records,
     /// Free pages that are resident, as of the last change.
     dirty: AtomicU32,
+    /// The fewest of these since [`restart_dirty_least`](Self::restart_dirty_least).
+    dirty_least: AtomicU32,
     /// Pages with memory behind them, as of the last change.
     resident: AtomicU32,
     pages: Lock<Pages>,
@@ -78,6 +80,7 @@ impl SharedPages {
             slab_entries: heap.map().slab_entries(),
             records: source.records(),
             dirty: AtomicU32::new(0),
+            dirty_least: AtomicU32::new(0),
             resident: AtomicU32::new(0),
             pages: Lock::new(
                 Rank::Pages,
@@ -98,6 +101,9 @@ impl SharedPages {
         let result = act(&mut pages);
         let counts = pages.source.pages.counts();
         self.dirty.store(counts.dirty, Relaxed);
+        if counts.dirty < self.dirty_least.load(Relaxed) {
+            self.dirty_least.store(counts.dirty, Relaxed);
+        }
         self.resident.store(counts.resident(), Relaxed);
         drop(pages);
         errno.restore();
@@ -113,6 +119,15 @@ impl SharedPages {
     #[inline]
     pub(crate) fn dirty(&self) -> u32 {
         self.dirty.load(Relaxed)
+    }
+
+    /// The fewest pages that were dirty at any time since the last call: so many have
+    /// lain idle for so long.
+    pub(crate) fn restart_dirty_least(&self) -> u32 {
+        let _pages = self.pages.lock();
+        let least = self.dirty_least.load(Relaxed);
+        self.dirty_least.store(self.dirty.load(Relaxed), Relaxed);
+        least
     }
 
     /// Pages with memory behind them, as of a moment ago.
