@@ -456,3 +456,24 @@ fn walks_over_all_shards_see_every_key() {
     assert_eq!(replies[1].sorted(), names);
     assert!(names.binary_search(&replies[2].text()).is_ok());
 }
+
+/// A shard whose next expiry is far off sleeps until then, but for writes.
+#[test]
+fn keys_expire_in_time_though_others_expire_much_later() {
+    let server = Server::start_with(&["--io-threads", "2"]);
+    let mut client = server.client();
+    for round in 0..6 {
+        for key in 0..8 {
+            assert_eq!(client.run(&format!("SET late:{key} v EX 1000")), ok());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(40 * round));
+        for key in 0..8 {
+            assert_eq!(client.run(&format!("SET soon:{key} v PX 50")), ok());
+        }
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while client.run("DBSIZE") != int(8) {
+            assert!(std::time::Instant::now() < deadline, "keys do not expire");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}

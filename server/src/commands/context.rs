@@ -58,7 +58,7 @@ pub(crate) struct Services {
     pub(crate) memory: MemoryState,
     /// What never changes.
     pub(crate) identity: Identity,
-    /// Shards that want no maintenance until something is written, as a bit each.
+    /// Shards that want no maintenance soon unless something is written, as a bit each.
     pub(crate) idle_shards: AtomicU64,
     /// Workers that were asked to maintain their shards soon.
     pub(crate) roused: Box<[AtomicBool]>,

@@ -15,7 +15,7 @@ mod sweep;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use kvstore::NextDue;
@@ -44,6 +44,9 @@ pub(crate) const WAKER_TOKEN: u64 = u64::MAX;
 
 /// Most time spent on one shard's maintenance at a time.
 const MAINTENANCE_BUDGET: Duration = Duration::from_micros(500);
+
+/// A shard that wants no maintenance for longer than this is told of the next write.
+const MAINTENANCE_REST: Duration = Duration::from_millis(25);
 
 /// After a shard was idle, how long its first write waits for maintenance.
 const MAINTENANCE_DELAY: Duration = Duration::from_millis(5);
@@ -407,22 +410,26 @@ impl Worker {
         let mut due = None;
         let mut compacted = false;
         for shard in self.own_shards() {
-            let (next, took) = keyspace.maintain_timed(shard, now_ms, MAINTENANCE_BUDGET);
+            let (mut next, took) = keyspace.maintain_timed(shard, now_ms, MAINTENANCE_BUDGET);
             self.services.note_latency("expire-cycle", took.expiry);
             self.services
                 .note_latency("active-defrag-cycle", took.compaction);
             compacted |= took.compaction > Duration::ZERO;
-            match next {
-                NextDue::After(after) => {
-                    due = Some(due.map_or(after, |before: Duration| before.min(after)))
-                }
-                // Release meets the Acquire in `wake_maintainers`.
-                NextDue::Idle => {
-                    _ = self
-                        .services
-                        .idle_shards
-                        .fetch_or(1 << shard, Ordering::Release)
-                }
+            let rests = match next {
+                NextDue::After(after) => after > MAINTENANCE_REST,
+                NextDue::Idle => true,
+            };
+            if rests {
+                self.services
+                    .idle_shards
+                    .fetch_or(1 << shard, Ordering::Release);
+                // Either the fence in `wake_maintainers` comes later, and the writer sees the bit, or this one does,
+                // and what the write made due is seen here.
+                fence(Ordering::SeqCst);
+                next = keyspace.maintain(shard, now_ms, MAINTENANCE_BUDGET);
+            }
+            if let NextDue::After(after) = next {
+                due = Some(due.map_or(after, |before: Duration| before.min(after)));
             }
         }
         self.maintenance_due = due.map(|after| Instant::now() + after);
@@ -433,8 +440,9 @@ impl Worker {
         }
     }
 
-    /// After a write: shards that wanted no maintenance may want it now.
+    /// After a write: shards that wanted no maintenance, or only much later, may want it soon.
     fn wake_maintainers(&mut self) {
+        fence(Ordering::SeqCst);
         if self.services.idle_shards.load(Ordering::Relaxed) == 0 {
             return;
         }
