@@ -21,7 +21,7 @@ use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use crate::sync::{Errno, Lock, Rank};
 use crate::thread::{self, ARENAS_MAX, ExitKey, Registry, Thread};
-use crate::thread_cache::budget_bytes;
+use crate::thread_cache::{Due, budget_bytes};
 use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
@@ -296,27 +296,39 @@ impl Process {
     fn after_slow_event(&self, thread: &'static Thread) {
         self.notify_if_dirty();
         let epoch = PURGER.epoch();
-        if thread.cache.slow_event() || thread.epoch.get() != epoch {
+        let due = thread.cache.slow_event();
+        if thread.epoch.get() != epoch {
             if epoch.wrapping_sub(thread.epoch.get()) >= AWAY_PERIODS {
                 thread.cache.forget_use();
             }
             thread.epoch.set(epoch);
             self.tick_cache(thread);
+        } else if due == Due::Tick {
+            self.tick_cache(thread);
+        } else if due == Due::Look {
+            self.adapt_cache(thread, |class| thread.cache.trim(class));
         }
     }
 
     #[cold]
     fn tick_cache(&self, thread: &'static Thread) {
-        let slab_bytes = self.arena_of(thread).slab_bytes();
+        self.adapt_cache(thread, |class| thread.cache.tick(class));
+        thread.cache.ticked();
+    }
+
+    /// Gives the cache the budget that befits its arena, and flushes the classes for
+    /// which `has_shrunk` says so.
+    #[cold]
+    fn adapt_cache(&self, thread: &'static Thread, has_shrunk: impl Fn(usize) -> bool) {
+        let taken_bytes = self.arena_of(thread).taken_bytes();
         thread
             .cache
-            .set_budget(budget_bytes(slab_bytes, CACHE_BYTES.load(Relaxed)));
+            .set_budget(budget_bytes(taken_bytes, CACHE_BYTES.load(Relaxed)));
         for class in 0..CLASSES {
-            if thread.cache.tick(class) {
+            if has_shrunk(class) {
                 self.flush_class(thread, class);
             }
         }
-        thread.cache.ticked();
     }
 
     /// Wakes the purge thread if there is something for it.

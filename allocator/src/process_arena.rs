@@ -199,12 +199,14 @@ impl ProcessArena {
         pages.count_ones() as usize * PAGE_BYTES
     }
 
-    /// Bytes of the arena's slabs, but for bins that are at work just now.
-    pub(crate) fn slab_bytes(&self) -> usize {
+    /// Bytes of the arena's slots that are in use or in a thread's cache, but for bins
+    /// that are at work just now.
+    pub(crate) fn taken_bytes(&self) -> usize {
         self.used()
             .filter_map(|class| {
                 let slabs = self.bins[class].slabs.try_lock()?;
-                Some(slabs.bin.slabs as usize * GENERAL.class(class).slab_bytes())
+                let shape = GENERAL.class(class);
+                Some(slabs.bin.taken(shape) as usize * shape.size as usize)
             })
             .sum()
     }

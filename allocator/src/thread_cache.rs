@@ -50,23 +50,28 @@ const CAPACITY_START: usize = 8;
 /// The budget of a cache before a small heap, in bytes, if it may have so much.
 const BUDGET_BYTES_START: usize = 256 << 10;
 
-/// A cache may hold one byte for so many of its arena's slabs.
+/// A cache may hold one byte for so many in use of its arena's slots. Not of its slabs:
+/// after frees at random these are nearly all there while hardly anything lives, and
+/// each slot in a cache keeps one of them.
 const BUDGET_SHARE: usize = 32;
 
 /// A class may have one in so many bytes of the budget.
 const CLASS_SHARE: usize = 16;
 
 /// Bytes of slots that one of the stacks of every class may hold together, in front
-/// of an arena with slabs of so many bytes: about as much as lies in both, since one
-/// fills as the other empties. Never more than `bytes_max`.
-pub(crate) fn budget_bytes(slab_bytes: usize, bytes_max: usize) -> usize {
-    (slab_bytes / BUDGET_SHARE)
+/// of an arena with so many bytes of slots in use: about as much as lies in both, since
+/// one fills as the other empties. Never more than `bytes_max`.
+pub(crate) fn budget_bytes(taken_bytes: usize, bytes_max: usize) -> usize {
+    (taken_bytes / BUDGET_SHARE)
         .max(BUDGET_BYTES_START)
         .min(bytes_max)
 }
 
-/// Slow events (fills and flushes) between two ticks of a busy thread.
+/// Slow events (fills and flushes) between two ticks of a busy thread, and between two
+/// looks at the budget: a thread that frees all it has and then sleeps shall not keep
+/// as much as befits the heap that it had.
 const EVENTS_PER_TICK: u32 = 1 << 12;
+const EVENTS_PER_LOOK: u32 = 1 << 7;
 
 /// The most slots that a stack of the class may ever hold.
 const fn capacity_max(class: usize) -> usize {
@@ -125,6 +130,17 @@ struct Cold {
     wanted: Cell<bool>,
     /// Freed slots go back to their slabs.
     sparse: Cell<bool>,
+}
+
+/// What a slow event makes due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nothing.
+    Nothing,
+    /// A new budget, and a [`trim`](ThreadCache::trim) of every class.
+    Look,
+    /// A new budget, and a [`tick`](ThreadCache::tick) of every class.
+    Tick,
 }
 
 /// The stacks of one thread. Zeroed memory is a valid cache without any room:
@@ -399,11 +415,30 @@ impl ThreadCache {
         }
     }
 
-    /// Counts one fill or flush; true when a tick is due.
-    pub(crate) fn slow_event(&self) -> bool {
+    /// Counts one fill or flush, and tells what is due.
+    #[inline]
+    pub(crate) fn slow_event(&self) -> Due {
         let left = self.events_until_tick.get().saturating_sub(1);
         self.events_until_tick.set(left);
-        left == 0
+        match left {
+            0 => Due::Tick,
+            _ if left.is_multiple_of(EVENTS_PER_LOOK) => Due::Look,
+            _ => Due::Nothing,
+        }
+    }
+
+    /// Halves the class's capacity where it has more than its share of the budget.
+    /// True then: the caller flushes all of its slots.
+    pub(crate) fn trim(&self, class: usize) -> bool {
+        let capacity = usize::from(self.cold[class].capacity.get());
+        let budget = self.budget.get();
+        let too_large = capacity > CAPACITY_LEAST
+            && (capacity * slot_bytes(class) > self.class_share()
+                || self.budget_used.get() > budget + budget / 4);
+        if too_large {
+            self.set_capacity(class, capacity / 2);
+        }
+        too_large
     }
 
     /// Makes every class count as idle at the next tick, unless it is used before.
@@ -416,13 +451,10 @@ impl ThreadCache {
     /// flushes all of its slots.
     pub(crate) fn tick(&self, class: usize) -> bool {
         let cold = &self.cold[class];
-        let capacity = usize::from(cold.capacity.get());
-        let too_large = capacity > CAPACITY_LEAST
-            && (capacity * slot_bytes(class) > self.class_share()
-                || self.budget_used.get() > self.budget.get() + self.budget.get() / 4);
-        if cold.wanted.replace(false) && !too_large {
-            return false;
+        if cold.wanted.replace(false) {
+            return self.trim(class);
         }
+        let capacity = usize::from(cold.capacity.get());
         if capacity > 0 {
             self.set_capacity(class, capacity / 2);
         }

@@ -214,3 +214,29 @@ fn a_smaller_cache_keeps_less() {
     let usual = cached("");
     assert!(usual > small, "{usual} {small}");
 }
+
+/// The last slots that a thread frees lie scattered over the slabs of a heap that was
+/// large, and each that its cache keeps holds a slab.
+#[test]
+fn a_heap_that_was_freed_at_random_leaves_a_small_cache() {
+    const NAME: &str = "a_heap_that_was_freed_at_random_leaves_a_small_cache";
+    if is_child() {
+        let mut random = 1_usize;
+        let mut below = |bound: usize| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) % bound
+        };
+        let mut objects: Vec<_> = (0..500_000).map(|_| vec![0_u8; 16 + below(496)]).collect();
+        while !objects.is_empty() {
+            let at = below(objects.len());
+            drop(objects.swap_remove(at));
+        }
+        println!("answer {}", ALLOCATOR.stats().cached_bytes);
+        return;
+    }
+    let cached: usize = answer(&child(NAME, "")).parse().unwrap();
+    // About what any heap may keep; it was twice that where the budget stayed behind.
+    assert!(cached < 384 << 10, "{cached}");
+}
