@@ -7,29 +7,28 @@
 //!
 //! The first worker also accepts connections and hands each to the worker with the fewest.
 
+mod accept;
+mod checks;
 mod peer;
 mod round;
 mod scratch;
 mod sweep;
+mod upkeep;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use kvstore::NextDue;
 use slab_allocator::SlabAlloc;
 
-use crate::clients::{ClientFlags, Message};
+use crate::clients::Message;
 use crate::clock::{Ticks, unix_ms, uptime};
 use crate::commands::config::end_pause;
 use crate::commands::context::Services;
-use crate::config::directive::Id;
 use crate::listeners::Listeners;
 use crate::log::Level;
-use crate::net::poll::{Events, Interest, Poller, Waker};
-use crate::net::socket::{Endpoints, keep_alive};
+use crate::net::poll::{Events, Poller, Waker};
 use crate::observe::rates::SAMPLE_INTERVAL;
 use crate::observe::stats::WorkerStats;
 use crate::session::Session;
@@ -41,15 +40,6 @@ use sweep::Taken;
 
 /// Token of the worker's waker.
 pub(crate) const WAKER_TOKEN: u64 = u64::MAX;
-
-/// Most time spent on one shard's maintenance at a time.
-const MAINTENANCE_BUDGET: Duration = Duration::from_micros(500);
-
-/// A shard that wants no maintenance for longer than this is told of the next write.
-const MAINTENANCE_REST: Duration = Duration::from_millis(25);
-
-/// After a shard was idle, how long its first write waits for maintenance.
-const MAINTENANCE_DELAY: Duration = Duration::from_millis(5);
 
 /// How long the shared buffers keep a size that nothing needs.
 const SHRINK_INTERVAL: Duration = Duration::from_millis(500);
@@ -246,89 +236,6 @@ impl Worker {
         }
     }
 
-    /// Accepts connections that wait at a listener.
-    fn accept(&mut self, token: u64) {
-        let services = Arc::clone(&self.services);
-        let Some(listener) = services.listeners.get(token) else {
-            return;
-        };
-        let stats = &services.stats.worker(self.index).totals;
-        for _ in 0..services.config.size(Id::MaxNewConnections) {
-            let (socket, endpoints) = match listener.accept() {
-                Ok(Some(accepted)) => accepted,
-                Ok(None) => return,
-                Err(error) => {
-                    let reason = crate::config::os_text(&error);
-                    services.log.write(
-                        Level::Warning,
-                        format_args!("Error accepting a client connection: {reason}"),
-                    );
-                    // Without a free descriptor the connection stays where it is and would be reported at once again.
-                    std::thread::sleep(Duration::from_millis(1));
-                    return;
-                }
-            };
-            stats.connections.add(1);
-            let target = services.clients.idlest_worker();
-            let max = services.config.size(Id::MaxClients);
-            let Some(id) = services.clients.admit(target, max) else {
-                stats.rejected_connections.add(1);
-                refuse(&socket, b"-ERR max number of clients reached\r\n");
-                continue;
-            };
-            if target == self.index {
-                self.adopt(id, socket, endpoints);
-            } else {
-                let message = Message::Connection(id, socket, endpoints);
-                services.clients.mailbox(target).send(message);
-            }
-        }
-    }
-
-    /// Takes a connection over that was admitted for this worker.
-    fn adopt(&mut self, id: u64, socket: OwnedFd, endpoints: Endpoints) {
-        let services = &self.services;
-        let needs_password = services.needs_password();
-        let is_open =
-            !services.config.is_set(Id::ProtectedMode) || needs_password || endpoints.is_local();
-        let keepalive = u64::try_from(services.config.number(Id::TcpKeepalive)).unwrap_or(0);
-        if keepalive > 0 && !endpoints.is_unix() {
-            // A system that cannot probe serves the connection all the same.
-            let _ = keep_alive(&socket, Duration::from_secs(keepalive));
-        }
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.peers.push(None);
-            self.peers.len() - 1
-        });
-        self.generation = (self.generation + 1) & 0x7fff_ffff;
-        let token = self.generation << 32 | place as u64;
-        let client =
-            services
-                .clients
-                .register(id, self.index, socket.as_raw_fd(), endpoints, unix_ms());
-        if !is_open || self.poller.add(&socket, token, Interest::READ).is_err() {
-            if !is_open {
-                services
-                    .stats
-                    .worker(self.index)
-                    .totals
-                    .rejected_connections
-                    .add(1);
-                refuse(&socket, PROTECTED_TEXT.as_bytes());
-            }
-            services.clients.unregister(&client);
-            self.free.push(place);
-            return;
-        }
-        if services.log.is_written(Level::Debug) {
-            let (peer, worker) = (client.endpoints.peer(), self.index);
-            let text = format_args!("Accepted {peer}, served by worker {worker}");
-            services.log.write(Level::Debug, text);
-        }
-        let session = Session::new(client, !needs_password);
-        self.peers[place] = Some(Box::new(Peer::new(socket, session, token)));
-    }
-
     fn place_of(&self, token: u64) -> Option<usize> {
         let place = usize::try_from(token & 0xffff_ffff).ok()?;
         self.peers
@@ -393,168 +300,7 @@ impl Worker {
         crate::commands::transaction::unwatch_all(&mut peer.session, &self.services.keyspace);
         self.services.clients.unregister(&peer.session.client);
     }
-
-    fn own_shards(&self) -> impl Iterator<Item = usize> + use<> {
-        (self.index..self.services.keyspace.shards()).step_by(self.services.clients.workers())
-    }
-
-    /// Maintains this worker's shards and notes when that is due again.
-    fn maintain(&mut self) {
-        if self.services.cron_paused.load(Ordering::Relaxed) {
-            self.maintenance_due = Some(Instant::now() + Duration::from_millis(100));
-            return;
-        }
-        let began = Ticks::now();
-        let keyspace = &self.services.keyspace;
-        let now_ms = unix_ms();
-        let mut due = None;
-        let mut compacted = false;
-        for shard in self.own_shards() {
-            let (mut next, took) = keyspace.maintain_timed(shard, now_ms, MAINTENANCE_BUDGET);
-            self.services.note_latency("expire-cycle", took.expiry);
-            self.services
-                .note_latency("active-defrag-cycle", took.compaction);
-            compacted |= took.compaction > Duration::ZERO;
-            let rests = match next {
-                NextDue::After(after) => after > MAINTENANCE_REST,
-                NextDue::Idle => true,
-            };
-            if rests {
-                self.services
-                    .idle_shards
-                    .fetch_or(1 << shard, Ordering::Release);
-                // Either the fence in `wake_maintainers` comes later, and the writer sees the bit, or this one does,
-                // and what the write made due is seen here.
-                fence(Ordering::SeqCst);
-                next = keyspace.maintain(shard, now_ms, MAINTENANCE_BUDGET);
-            }
-            if let NextDue::After(after) = next {
-                due = Some(due.map_or(after, |before: Duration| before.min(after)));
-            }
-        }
-        self.maintenance_due = due.map(|after| Instant::now() + after);
-        let totals = &self.services.stats.worker(self.index).totals;
-        totals.maintenance_ticks.add(Ticks::now().since(began));
-        if compacted {
-            self.services.take_sample(uptime());
-        }
-    }
-
-    /// After a write: shards that wanted no maintenance, or only much later, may want it soon.
-    fn wake_maintainers(&mut self) {
-        fence(Ordering::SeqCst);
-        if self.services.idle_shards.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let idle = self.services.idle_shards.swap(0, Ordering::Acquire);
-        let workers = self.services.clients.workers();
-        for worker in 0..workers {
-            let mut shards = (worker..self.services.keyspace.shards()).step_by(workers);
-            if shards.any(|shard| idle >> shard & 1 == 1) {
-                self.services.rouse(worker, self.index);
-            }
-        }
-    }
-
-    fn rouse_if_asked(&mut self) {
-        if self.services.take_rouse(self.index) {
-            let soon = Instant::now() + MAINTENANCE_DELAY;
-            self.maintenance_due = Some(self.maintenance_due.map_or(soon, |due| due.min(soon)));
-        }
-    }
-
-    /// Whether something about clients depends on time.
-    fn needs_checks(&self) -> bool {
-        let config = &self.services.config;
-        self.scratch.check_wanted
-            || config.is_set(Id::Timeout)
-            || config.is_set(Id::MaxMemoryClients)
-    }
-
-    /// How often clients are looked over while that is needed: as `hz` says, less often if they are many.
-    fn check_interval(&self) -> Duration {
-        let hz = self.services.config.size(Id::Hz).clamp(1, 500);
-        let by_clients = Duration::from_micros(self.peers.len() as u64 * 100);
-        (Duration::from_secs(1) / hz as u32).max(by_clients)
-    }
-
-    /// Closes clients that were silent for too long, or did not read their replies for too long, and has others give
-    /// up buffers that they do not use.
-    fn check_clients(&mut self) {
-        if self.services.cron_paused.load(Ordering::Relaxed) {
-            self.check_due = Some(Instant::now() + self.check_interval());
-            return;
-        }
-        let now_ms = unix_ms();
-        let mut again = false;
-        for place in 0..self.peers.len() {
-            let Some(peer) = &mut self.peers[place] else {
-                continue;
-            };
-            match peer.check(&self.services, now_ms) {
-                Ok(wanted) => again |= wanted,
-                Err(end) => self.close(place, &end),
-            }
-        }
-        self.evict_clients();
-        self.scratch.check_wanted = again;
-        self.check_due = self
-            .needs_checks()
-            .then(|| Instant::now() + self.check_interval());
-    }
-
-    /// Closes the clients with the most memory while all clients together take more than `maxmemory-clients`.
-    fn evict_clients(&mut self) {
-        let services = Arc::clone(&self.services);
-        let limit = match services.config.number(Id::MaxMemoryClients) {
-            0 => return,
-            percent if percent < 0 => {
-                services.config.size(Id::MaxMemory) as u64 / 100 * percent.unsigned_abs()
-            }
-            bytes => bytes.unsigned_abs(),
-        };
-        let mut excess = services.clients.memory_bytes().saturating_sub(limit);
-        if limit == 0 || excess == 0 {
-            return;
-        }
-        let mut own: Vec<(usize, u64)> = Vec::new();
-        for (place, peer) in self.peers.iter().enumerate() {
-            let client = peer.as_ref().map(|peer| &peer.session.client);
-            if let Some(client) =
-                client.filter(|client| !client.flags().contains(ClientFlags::NO_EVICT))
-            {
-                own.push((place, client.memory_bytes() as u64));
-            }
-        }
-        own.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-        for (place, bytes) in own {
-            if excess == 0 {
-                break;
-            }
-            excess = excess.saturating_sub(bytes);
-            services
-                .stats
-                .worker(self.index)
-                .totals
-                .evicted_clients
-                .add(1);
-            services.log.write(
-                Level::Notice,
-                format_args!("Evicting client of {bytes} bytes"),
-            );
-            self.close(place, &End::Closed);
-        }
-    }
 }
-
-fn refuse(socket: &OwnedFd, text: &[u8]) {
-    // The client learns no more from a failure than from the close that follows.
-    let _ = rustix::io::write(socket, text);
-}
-
-const PROTECTED_TEXT: &str = "-DENIED Protected mode is on and the default user has no password, so only clients of \
-    this machine are served. To serve others, set a password with 'requirepass', or list the addresses to listen on \
-    with 'bind' and turn 'protected-mode' off, in the configuration file or with CONFIG SET from this machine.\r\n";
 
 /// Figures of a worker, for those below.
 fn stats_of<'s>(services: &'s Services, session: &Session) -> &'s WorkerStats {
