@@ -159,7 +159,7 @@ fn fill_and_evacuate() {
             }
             moved += 1;
         }
-        pages += arena.finish(victim);
+        pages += arena.finish(victim).freed_pages;
     }
     report("  evacuate, per object", start, moved);
     println!(

@@ -226,6 +226,19 @@ impl Bin {
         self.packing_failed = false;
     }
 
+    /// Counts a new slab, all of whose slots are free, that the caller enlists
+    /// later.
+    ///
+    /// # Safety
+    /// As [`Bin::adopt`].
+    pub(crate) unsafe fn count_taken(&mut self, records: Records, class: &SizeClass, id: SlabId) {
+        self.slot_bytes = class.size;
+        self.slabs += 1;
+        self.free += u32::from(class.slots);
+        // SAFETY: passed on to the caller.
+        unsafe { records.slab(id) }.record_mut().list = TAKEN;
+    }
+
     fn set_current(&mut self, id: SlabId, slab: &mut Slab) {
         self.current = id;
         let record = slab.record_mut();
@@ -343,12 +356,14 @@ impl Bin {
     /// enlisted again.
     ///
     /// # Safety
-    /// The slab is on a list of the bin; otherwise as [`Bin::refill`].
+    /// The slab is on a list of the bin, or full; otherwise as [`Bin::refill`].
     pub(crate) unsafe fn take_off(&mut self, records: Records, id: SlabId) {
         // SAFETY: passed on to the caller.
         let mut slab = unsafe { records.slab(id) };
-        // SAFETY: as above.
-        unsafe { self.unlink(records, id, slab) };
+        if slab.record().list != FULL {
+            // SAFETY: as above.
+            unsafe { self.unlink(records, id, slab) };
+        }
         let record = slab.record_mut();
         record.list = TAKEN;
         record.relist_at = u16::MAX;

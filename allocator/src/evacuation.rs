@@ -58,6 +58,8 @@ pub(crate) enum Way {
     Merge,
     /// They move into the slab's first slots.
     Pack,
+    /// They move into this new slab in a lower chunk.
+    Lower(SlabId),
 }
 
 impl Victim {
@@ -71,9 +73,9 @@ impl Victim {
         self.slot_bytes
     }
 
-    /// Whether its objects move together within it, instead of leaving it.
-    pub fn is_packed(&self) -> bool {
-        self.way == Way::Pack
+    /// Whether pages may be taken for its objects, fewer than come free.
+    pub fn takes_pages(&self) -> bool {
+        matches!(self.way, Way::Pack | Way::Lower(_))
     }
 
     /// Whether objects stay aligned as before when they move: those that go to

@@ -128,6 +128,6 @@ pub use process_stats::HeapStats;
 pub use evacuation::{Prediction, Victim, VictimPolicy};
 pub use local_arena::LocalArena;
 pub use options::{ArenaOptions, Classes};
-pub use relocation::LiveSlot;
+pub use relocation::{Finished, LiveSlot};
 pub use settings::{Profile, Settings};
 pub use stats::{ArenaStats, ClassStats, Extent, ExtentKind, Purged, Waste};

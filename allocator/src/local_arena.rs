@@ -93,6 +93,8 @@ pub struct LocalArena {
     /// `None` where pages are not punched.
     pub(crate) punch_due_ms: u64,
     pub(crate) punch_after_ms: Option<u32>,
+    /// The last attempt to empty a chunk has failed.
+    pub(crate) lowering_failed: bool,
     /// Bit c: class c has had a slab, so its bin has memory behind it.
     pub(crate) classes_used: [u64; 3],
 }
@@ -164,6 +166,7 @@ impl LocalArena {
             bin_table,
             punch_due_ms: 0,
             punch_after_ms: options.punch.then_some(options.decay_ms),
+            lowering_failed: false,
             classes_used: [0; 3],
         })
     }

@@ -1,7 +1,7 @@
 //! What becomes of the last slabs of each class.
 //!
 //! What no evacuation gains is in the last slabs of each class, the more of it the
-//! more classes are in use and the less is live. Two further ways gain that, to
+//! more classes are in use and the less is live. Further ways gain that, to
 //! be used once nothing can be evacuated any more:
 //!
 //! **Merging.** The few objects of a slab become *guests* in free slots of
@@ -14,6 +14,10 @@
 //! (63,000 records of 0.1 to 2 KB, cut down to 70 bytes each, a tenth of which
 //! is left: 2.5 times the live bytes by evacuation alone, 1.5 with packing, 1.16
 //! with both.)
+//!
+//! What is left then lies in slabs here and there. Where they are few, they are
+//! *lowered*, each into a new slab in a lower chunk, so that high chunks close and
+//! what is known of these is given back.
 
 use crate::bin::{Bin, LISTS, PUNCHED};
 use crate::evacuation::{Victim, Way};

@@ -389,17 +389,16 @@ impl Subject {
                 None => {
                     let victim = self.arena.next_victim(&VictimPolicy::default());
                     let victim = victim.or_else(|| self.arena.next_merge());
-                    match victim.or_else(|| self.arena.next_packing()) {
+                    let victim = victim.or_else(|| self.arena.next_packing());
+                    match victim.or_else(|| self.arena.next_lowering()) {
                         Some(victim) => (victim, 0),
                         None => return,
                     }
                 }
             };
             let Some(live) = self.arena.live_from(&victim, from) else {
-                assert!(
-                    self.arena.finish(victim) > 0,
-                    "an emptied victim is released"
-                );
+                let finished = self.arena.finish(victim);
+                assert!(finished.is_done, "an emptied victim is released");
                 continue;
             };
             let place = self.places[&live.object.as_ptr().addr()];
@@ -418,7 +417,7 @@ impl Subject {
                 self.arena.finish(victim);
                 return;
             };
-            if !victim.is_packed() {
+            if !victim.takes_pages() {
                 assert_eq!(self.arena.waste().fresh_bytes_total, fresh);
             }
             self.leave(place);

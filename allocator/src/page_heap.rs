@@ -201,6 +201,22 @@ impl PageHeap {
             Some(chunk) => chunk,
             None => self.open_any()?,
         };
+        self.allocate_in(chunk, pages, align_order)
+    }
+
+    /// Takes `pages` consecutive pages of the lowest open chunk below `end` among
+    /// those that the lists by longest free block name first; `None` where none of
+    /// these has room.
+    pub(crate) fn allocate_below(&mut self, pages: u32, end: ChunkIndex) -> Option<PageRun> {
+        let orders = order_for(pages)..ORDERS;
+        let chunk = orders.filter_map(|order| self.sets.first(order)).min()?;
+        if chunk >= end.0 {
+            return None;
+        }
+        self.allocate_in(chunk, pages, 0)
+    }
+
+    fn allocate_in(&mut self, chunk: u32, pages: u32, align_order: usize) -> Option<PageRun> {
         let record = &mut self.chunks.items_mut()[chunk as usize];
         let (start, reused) = record.allocate(pages, align_order, &mut self.counts.buddy)?;
         self.handed_out(pages, reused);
@@ -208,6 +224,19 @@ impl PageHeap {
         Some(PageRun {
             start: ChunkIndex(chunk).first_page().plus(start),
             pages,
+        })
+    }
+
+    /// The highest chunk of which pages are handed out, but at most `pages_max` with
+    /// memory behind them; looks at the highest 64 chunks.
+    pub(crate) fn highest_sparse_chunk(&self, pages_max: u32) -> Option<ChunkIndex> {
+        const CANDIDATES: usize = 64;
+        let chunks = (1..self.frontier).rev().take(CANDIDATES).map(ChunkIndex);
+        chunks.into_iter().find(|chunk| {
+            self.chunk(*chunk).is_some_and(|chunk| {
+                let used_pages = chunk.used_pages();
+                used_pages > 0 && used_pages - chunk.punched_pages() <= pages_max
+            })
         })
     }
 

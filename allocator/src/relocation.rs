@@ -32,12 +32,22 @@
 //! # assert!(arena.stats().slabs <= 3);
 //! ```
 
-use crate::bin::Relocation;
+use crate::bin::{Relocation, TAKEN};
 use crate::evacuation::{self, Prediction, Victim, VictimPolicy, Way};
 use crate::local_arena::LocalArena;
 use crate::merging;
+use crate::page_map::{LARGE_HEAD, slab_of_entry};
 use crate::punch;
+use crate::size_class::SizeClass;
+use crate::units::{CHUNK_PAGES, ChunkIndex, SlabId};
 use core::ptr::NonNull;
+
+/// The most pages with objects in a chunk that is worth emptying for the sake of
+/// what is known of it: at worst, 20 bytes move for each that comes free.
+const SPARSE_PAGES_MAX: u32 = 16;
+/// An arena of at most so many pages is gathered in one chunk, however they are
+/// spread: that is a matter of a fraction of a millisecond.
+const SMALL_PAGES_MAX: u32 = 256;
 
 /// A live object of a victim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +56,16 @@ pub struct LiveSlot {
     pub slot: u32,
     /// The object.
     pub object: NonNull<u8>,
+}
+
+/// What has become of a victim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// All of its objects that had to move have moved.
+    pub is_done: bool,
+    /// Pages that came free. None where a slab has moved to a lower chunk: it takes
+    /// as many there.
+    pub freed_pages: u32,
 }
 
 impl LocalArena {
@@ -70,6 +90,7 @@ impl LocalArena {
             if let Some(victim) = victim {
                 // No slot of a victim may come to hand.
                 self.set_sparse(shape, victim.slab, true);
+                self.lowering_failed = false;
                 return Some(victim);
             }
         }
@@ -118,6 +139,72 @@ impl LocalArena {
         None
     }
 
+    /// Chooses a slab in a high chunk that hardly has any, for which there is room
+    /// in a lower one, and takes it off the allocation lists. When all slabs of a
+    /// chunk have moved, and the pages are given back, what is known of the chunk
+    /// is, too: some 3 KiB. To be done when [`LocalArena::next_packing`] finds
+    /// nothing any more. `None` where there is none.
+    ///
+    /// Takes time in proportion to the pages of a chunk.
+    pub fn next_lowering(&mut self) -> Option<Victim> {
+        if self.lowering_failed {
+            return None;
+        }
+        self.retire_all_current();
+        let pages = &self.source.pages;
+        let pages_max = match pages.counts().used - pages.counts().punched {
+            all if all <= SMALL_PAGES_MAX => SMALL_PAGES_MAX,
+            _ => SPARSE_PAGES_MAX,
+        };
+        let chunk = pages.highest_sparse_chunk(pages_max)?;
+        let victim = self
+            .lowest_slab(chunk)
+            .and_then(|slab| self.lower(slab, chunk));
+        self.lowering_failed = victim.is_none();
+        victim
+    }
+
+    /// The first slab of a chunk; `None` where a large object comes first.
+    fn lowest_slab(&self, chunk: ChunkIndex) -> Option<SlabId> {
+        let map = self.source.pages.map();
+        let first = chunk.first_page();
+        let page = (0..CHUNK_PAGES)
+            .map(|page| first.plus(page))
+            .find(|page| map.class_entry(*page) != 0)?;
+        let is_slab = map.class_entry(page) < LARGE_HEAD;
+        is_slab.then(|| slab_of_entry(map.slab_entry(page)))
+    }
+
+    /// Makes a victim of a slab in `chunk`, with a new slab below to move to.
+    fn lower(&mut self, slab: SlabId, chunk: ChunkIndex) -> Option<Victim> {
+        // SAFETY: the map names live slabs, and the arena is borrowed exclusively.
+        let view = unsafe { self.records.slab(slab) };
+        if view.record().list == TAKEN {
+            return None;
+        }
+        let (class, free) = (usize::from(view.record().class), view.record().free);
+        let shape = self.table.class(class);
+        let target = self.source.make_below(class, chunk)?;
+        self.slab_pages += u32::from(shape.pages);
+        let bin = self.bin(class);
+        // SAFETY: the target is new, the slab is on a list or full, since no class
+        // has a current one; the arena is borrowed exclusively.
+        unsafe {
+            bin.count_taken(self.records, shape, target);
+            bin.take_off(self.records, slab);
+        }
+        for taken in [slab, target] {
+            self.set_sparse(shape, taken, true);
+        }
+        Some(Victim {
+            slab,
+            class,
+            slot_bytes: shape.size as usize,
+            live_at_start: u32::from(shape.slots - free),
+            way: Way::Lower(target),
+        })
+    }
+
     /// The victim's first object from slot number `slot` on that has to move.
     ///
     /// Objects may be freed between calls; none is added.
@@ -131,7 +218,7 @@ impl LocalArena {
         let slab = unsafe { self.records.slab(victim.slab) };
         let slot = match victim.way {
             Way::Pack => slot.max(victim.live_at_start),
-            Way::Evacuate | Way::Merge => slot,
+            Way::Evacuate | Way::Merge | Way::Lower(_) => slot,
         };
         let slot = slab.live_from(slot, shape)?;
         let offset = slab.byte_offset() + (slot * shape.size) as usize;
@@ -156,8 +243,13 @@ impl LocalArena {
             self.flush();
         }
         let home = self.table.class_of(size);
-        if victim.way == Way::Pack {
-            return self.slot_to_pack(home, victim);
+        match victim.way {
+            Way::Pack => {
+                let end = victim.live_at_start;
+                return self.first_slot(home, victim.class, victim.slab, end);
+            }
+            Way::Lower(target) => return self.first_slot(home, victim.class, target, u32::MAX),
+            Way::Evacuate | Way::Merge => {}
         }
         let object = self.slot_in_fuller(home, victim, true);
         if object.is_some() {
@@ -179,25 +271,27 @@ impl LocalArena {
         None
     }
 
-    /// The first free slot of the slab that is being packed, if it is one of those
-    /// that stay in use.
-    fn slot_to_pack(&mut self, home: usize, victim: &Victim) -> Option<NonNull<u8>> {
-        let shape = self.table.class(victim.class);
-        // SAFETY: a victim is a live slab, the arena is borrowed exclusively.
-        let mut slab = unsafe { self.records.slab(victim.slab) };
-        let slot = slab.first_free(shape)?;
-        if slot >= victim.live_at_start {
-            return None;
-        }
+    /// The first free slot of a slab that was taken off the lists, if it lies before
+    /// the slot number `end`.
+    fn first_slot(
+        &mut self,
+        home: usize,
+        class: usize,
+        id: SlabId,
+        end: u32,
+    ) -> Option<NonNull<u8>> {
+        let shape = self.table.class(class);
+        // SAFETY: the slab is live, the arena is borrowed exclusively.
+        let mut slab = unsafe { self.records.slab(id) };
+        let slot = slab.first_free(shape).filter(|slot| *slot < end)?;
         slab.take(slot >> 6, 1 << (slot & 63));
-        let bin = self.bin(victim.class);
-        bin.free -= 1;
-        self.refill_pages(victim.slab, shape, slot >> 6, 1 << (slot & 63));
+        self.bin(class).free -= 1;
+        self.refill_pages(id, shape, slot >> 6, 1 << (slot & 63));
         self.live_bytes += shape.size as usize;
         let offset = slab.byte_offset() + (slot * shape.size) as usize;
         let object = self.object_at((offset >> 3) as u32);
-        if home != victim.class {
-            self.lodge(home, victim.class, object);
+        if home != class {
+            self.lodge(home, class, object);
         }
         Some(object)
     }
@@ -252,32 +346,60 @@ impl LocalArena {
     }
 
     /// Takes a victim back: it is released if it is empty, and allocated from
-    /// again if not. Returns the pages that came free.
-    pub fn finish(&mut self, victim: Victim) -> u32 {
+    /// again if not.
+    pub fn finish(&mut self, victim: Victim) -> Finished {
         self.flush();
         let shape = self.table.class(victim.class);
+        let punched = match victim.way {
+            Way::Pack => self.punch_taken(shape, victim.slab),
+            _ => 0,
+        };
+        let is_empty = self.put_back(shape, victim.slab);
+        let mut finished = Finished {
+            is_done: is_empty || punched > 0,
+            freed_pages: if is_empty {
+                u32::from(shape.pages)
+            } else {
+                punched
+            },
+        };
+        let failed = !finished.is_done;
         let bin = self.bin(victim.class);
-        let mut punched = 0;
-        if victim.way == Way::Pack {
-            // SAFETY: a victim is a live slab, the arena is borrowed exclusively.
-            let slab = unsafe { self.records.slab(victim.slab) };
-            if slab.record().free < shape.slots {
-                punched = punch::punch_slab(slab, shape, &mut self.source.pages);
+        match victim.way {
+            Way::Evacuate => {}
+            Way::Merge => bin.merge_failed |= failed,
+            Way::Pack => bin.packing_failed |= failed,
+            Way::Lower(target) => {
+                self.lowering_failed = failed;
+                self.punch_taken(shape, target);
+                if !self.put_back(shape, target) {
+                    finished.freed_pages = 0;
+                }
             }
         }
-        // SAFETY: the victim is on no list since it was taken off.
-        let empty = unsafe { bin.enlist(self.records, shape, victim.slab) };
-        self.listed(shape, victim.slab, empty);
-        let freed_pages = empty.map_or(punched, |_| u32::from(shape.pages));
-        if freed_pages == 0 {
-            let bin = self.bin(victim.class);
-            match victim.way {
-                Way::Evacuate => {}
-                Way::Merge => bin.merge_failed = true,
-                Way::Pack => bin.packing_failed = true,
-            }
+        finished
+    }
+
+    /// Punches the dead pages of a slab that was taken off the lists and has live
+    /// slots, if pages are punched at all. Returns their number.
+    fn punch_taken(&mut self, shape: &SizeClass, id: SlabId) -> u32 {
+        // SAFETY: the slab is live, the arena is borrowed exclusively.
+        let slab = unsafe { self.records.slab(id) };
+        if slab.record().free == shape.slots || self.punch_after_ms.is_none() {
+            return 0;
         }
-        freed_pages
+        punch::punch_slab(slab, shape, &mut self.source.pages)
+    }
+
+    /// Puts a slab that was taken off the lists back; true if it was empty, and is
+    /// released.
+    fn put_back(&mut self, shape: &SizeClass, id: SlabId) -> bool {
+        // SAFETY: the slab is live, so its record names its class.
+        let class = usize::from(unsafe { self.records.slab(id) }.record().class);
+        // SAFETY: the slab is on no list since it was taken off.
+        let empty = unsafe { self.bin(class).enlist(self.records, shape, id) };
+        self.listed(shape, id, empty);
+        empty.is_some()
     }
 
     /// What evacuating all that can be would bring and cost. Takes time in

@@ -16,7 +16,7 @@
 use crate::page_heap::PageHeap;
 use crate::record_pool::{RecordPool, units_for};
 use crate::size_class::{ClassTable, SLAB_WORDS_MAX, SizeClass};
-use crate::units::{PAGE_SHIFT, PageIndex, PageRun, SlabId};
+use crate::units::{ChunkIndex, PAGE_SHIFT, PageIndex, PageRun, SlabId};
 use core::ptr::NonNull;
 
 /// Bytes of a unit in which slab numbers count.
@@ -311,10 +311,23 @@ impl SlabSource {
     /// Makes a slab all of whose slots are free, on no list. `None` where
     /// memory is short. The extra part is undefined.
     pub(crate) fn make(&mut self, class: usize) -> Option<SlabId> {
+        self.make_of(class, PageHeap::allocate)
+    }
+
+    /// The same, in an open chunk below `end`.
+    pub(crate) fn make_below(&mut self, class: usize, end: ChunkIndex) -> Option<SlabId> {
+        self.make_of(class, |pages, count| pages.allocate_below(count, end))
+    }
+
+    fn make_of(
+        &mut self,
+        class: usize,
+        allocate: impl FnOnce(&mut PageHeap, u32) -> Option<PageRun>,
+    ) -> Option<SlabId> {
         let shape = self.table.class(class);
         let units = units_for(extra_offset(shape) + (self.extra_bytes)(shape));
         let id = self.records.allocate(units)?;
-        let Some(run) = self.pages.allocate(u32::from(shape.pages)) else {
+        let Some(run) = allocate(&mut self.pages, u32::from(shape.pages)) else {
             self.records.free(id);
             return None;
         };

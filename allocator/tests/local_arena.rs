@@ -112,7 +112,7 @@ impl Objects {
                 slot = live.slot + 1;
                 moved += 1;
             }
-            pages += arena.finish(victim);
+            pages += arena.finish(victim).freed_pages;
         }
         (moved, pages)
     }
@@ -360,6 +360,40 @@ fn the_last_slabs_of_many_classes_are_merged_and_packed() {
 }
 
 #[test]
+fn the_last_slabs_gather_in_low_chunks() {
+    let _alone = alone();
+    let mut random = Random(12);
+    let mut arena = LocalArena::new(&options(256 << 20)).unwrap();
+    let mut objects = Objects::default();
+    for _ in 0..60_000 {
+        objects.add(&mut arena, 24 + random.below(40) * random.below(40));
+    }
+    objects.retain(&mut arena, || random.below(100) == 0);
+    objects.compact(&mut arena, &VictimPolicy::default());
+    objects.empty_all(&mut arena, LocalArena::next_merge);
+    objects.empty_all(&mut arena, LocalArena::next_packing);
+    arena.purge_all();
+    let before = arena.stats();
+    assert!(before.open_chunks > 6);
+
+    let (moved, pages) = objects.empty_all(&mut arena, LocalArena::next_lowering);
+    arena.check();
+    objects.verify();
+    assert!(moved > 0);
+    assert_eq!(pages, 0, "slabs that move free no pages");
+    arena.purge_all();
+    arena.check();
+    let after = arena.stats();
+    assert_eq!((after.open_chunks, after.slabs), (1, before.slabs));
+    assert_eq!(after.live_bytes, before.live_bytes);
+    assert_eq!(after.guest_bytes, before.guest_bytes);
+    assert!(after.resident_bytes <= before.resident_bytes);
+    assert_eq!(arena.next_lowering(), None);
+    objects.retain(&mut arena, || false);
+    assert_eq!(arena.stats().guest_bytes, 0);
+}
+
+#[test]
 fn a_merge_that_fails_is_not_tried_again_until_the_lists_change() {
     let _alone = alone();
     let mut arena = LocalArena::new(&options(64 << 20)).unwrap();
@@ -371,7 +405,7 @@ fn a_merge_that_fails_is_not_tried_again_until_the_lists_change() {
     }
     let victim = arena.next_merge().unwrap();
     assert_eq!(victim.slot_bytes(), 200);
-    assert_eq!(arena.finish(victim), 0);
+    assert!(!arena.finish(victim).is_done);
     assert_eq!(arena.next_merge(), None);
     let mut left = 20;
     objects.0.retain(|object, (size, _)| {

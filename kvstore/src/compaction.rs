@@ -161,7 +161,9 @@ fn choose_victim(shard: &mut Shard, effort: Effort, alone: bool) -> Option<Reloc
     let mut victim = arena.next_victim(&effort.policy());
     // One slab's room for guests must not be promised to another one.
     if victim.is_none() && effort.merges() && alone {
-        victim = arena.next_merge().or_else(|| arena.next_packing());
+        victim = arena.next_merge();
+        victim = victim.or_else(|| arena.next_packing());
+        victim = victim.or_else(|| arena.next_lowering());
     }
     let victim = victim?;
     shard.ledger().victims += 1;
@@ -237,11 +239,11 @@ fn finish_ended(shard: &mut Shard) {
     for relocation in
         relocations.extract_if(.., |relocation| relocation.ends || relocation.is_stuck)
     {
-        let pages = shard.memory_mut().arena_mut().finish(relocation.victim);
+        let finished = shard.memory_mut().arena_mut().finish(relocation.victim);
         let ledger = shard.ledger();
-        if pages > 0 {
+        if finished.is_done {
             ledger.victims_released += 1;
-            ledger.freed_pages += u64::from(pages);
+            ledger.freed_pages += u64::from(finished.freed_pages);
         } else {
             ledger.skipped_no_room += 1;
         }

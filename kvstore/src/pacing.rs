@@ -118,13 +118,9 @@ impl Pacing {
         now_ms: u64,
         settings: &CompactionSettings,
     ) -> Background {
-        let start_percent = if self.working {
-            0
-        } else {
-            u64::from(settings.start_percent)
-        };
+        // What has begun goes on as far as it goes.
         let nothing = !settings.enabled
-            || !exceeds(waste, start_percent, settings)
+            || !(self.working || exceeds(waste, u64::from(settings.start_percent), settings))
             || self
                 .exhausted_at_freed
                 .is_some_and(|freed| freed == self.freed_bytes);
