@@ -126,13 +126,6 @@ impl<T> Lock<T> {
         }
     }
 
-    /// The value, where the exclusive borrow already keeps everyone else away.
-    #[allow(dead_code)]
-    #[inline]
-    pub(crate) fn get_mut(&mut self) -> &mut T {
-        self.value.get_mut()
-    }
-
     /// Takes the lock over a fork, outside the rank order: the fork handlers hold
     /// several arenas at once, which nothing else does.
     #[cfg(not(loom))]
