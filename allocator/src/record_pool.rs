@@ -46,9 +46,10 @@ struct BlockHeader {
 
 const _: () = assert!(size_of::<BlockHeader>() <= HEADER_UNITS as usize * UNIT_BYTES);
 
-/// Units that a record of `bytes` bytes takes.
+/// Units that a record of `bytes` bytes takes: an even number, since each size
+/// has blocks of its own, which a small heap hardly fills.
 pub(crate) const fn units_for(bytes: usize) -> u32 {
-    let units = bytes.div_ceil(UNIT_BYTES) as u32;
+    let units = bytes.div_ceil(2 * UNIT_BYTES) as u32 * 2;
     if units < RECORD_UNITS_MIN {
         RECORD_UNITS_MIN
     } else {
