@@ -5,7 +5,7 @@
 //! be used once nothing can be evacuated any more:
 //!
 //! **Merging.** The few objects of a slab become *guests* in free slots of
-//! classes that are up to a quarter larger. They take nothing that was of use to
+//! classes that are up to half as large again. They take nothing that was of use to
 //! anybody, and a slab is released for them, so this comes to an end, too.
 //!
 //! **Packing.** The objects of a slab move into its own first slots, and the pages
@@ -31,7 +31,7 @@ const LAST_SLABS: usize = 16;
 
 /// The classes that a guest of the class `home` may lodge with.
 pub(crate) fn hosts(classes: &[SizeClass], home: usize) -> core::ops::Range<usize> {
-    let size_max = classes[home].size + classes[home].size / 4;
+    let size_max = classes[home].size + classes[home].size / 2;
     let after = &classes[home + 1..];
     home + 1..home + 1 + after.partition_point(|host| host.size <= size_max)
 }

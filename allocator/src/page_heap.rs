@@ -20,7 +20,7 @@ use crate::buddy::{BuddyCounts, ORDERS, order_for};
 use crate::chunk::Chunk;
 use crate::decay::Decay;
 use crate::metadata::{Area, Table};
-use crate::page_map::{GROUP_CHUNKS, PageMap};
+use crate::page_map::{GROUP_CHUNKS, PAIR_CHUNKS, PageMap};
 use crate::units::{
     CHUNK_BYTES, CHUNK_ORDER, CHUNK_PAGES, CHUNK_SHIFT, ChunkIndex, PAGE_BYTES, PageIndex, PageRun,
 };
@@ -70,6 +70,8 @@ pub(crate) struct PageCounts {
     /// Chunks with pages handed out or dirty, and groups with such chunks.
     pub(crate) open_chunks: u32,
     pub(crate) open_groups: u32,
+    /// Pairs of chunks with such chunks.
+    pub(crate) open_pairs: u32,
     /// Pages ever handed out.
     pub(crate) handed_total: u64,
     /// Those among them that had no memory behind them.
@@ -382,7 +384,8 @@ impl PageHeap {
     }
 
     fn open(&mut self, chunk: u32) {
-        self.counts.open_groups += u32::from(self.is_group_closed(chunk));
+        self.counts.open_groups += u32::from(self.are_closed(chunk, GROUP_CHUNKS));
+        self.counts.open_pairs += u32::from(self.are_closed(chunk, PAIR_CHUNKS));
         self.sets.remove(CLOSED, chunk);
         self.counts.open_chunks += 1;
         self.chunks.items_mut()[chunk as usize].open(&mut self.counts.buddy);
@@ -422,7 +425,12 @@ impl PageHeap {
         self.relist(chunk);
         self.sets.insert(CLOSED, chunk);
         self.counts.open_chunks -= 1;
-        if self.is_group_closed(chunk) {
+        if self.are_closed(chunk, PAIR_CHUNKS) {
+            self.counts.open_pairs -= 1;
+            let pair = chunk / PAIR_CHUNKS * PAIR_CHUNKS;
+            self.map.purge_pair(ChunkIndex(pair));
+        }
+        if self.are_closed(chunk, GROUP_CHUNKS) {
             self.counts.open_groups -= 1;
             let group = chunk / GROUP_CHUNKS * GROUP_CHUNKS;
             self.chunks.purge(group as usize, GROUP_CHUNKS as usize);
@@ -430,11 +438,11 @@ impl PageHeap {
         }
     }
 
-    /// Whether all chunks that share a page of records with this one are
-    /// closed.
-    fn is_group_closed(&self, chunk: u32) -> bool {
-        let group = chunk / GROUP_CHUNKS * GROUP_CHUNKS;
-        let mut members = group.max(1)..group + GROUP_CHUNKS;
+    /// Whether all of the `count` chunks, in line with their number, are closed
+    /// among which this one is.
+    fn are_closed(&self, chunk: u32, count: u32) -> bool {
+        let first = chunk / count * count;
+        let mut members = first.max(1)..first + count;
         members.all(|chunk| self.is_closed(chunk))
     }
 
@@ -446,9 +454,9 @@ impl PageHeap {
 
     /// Bytes of the heap's own records that have memory behind them.
     pub(crate) fn metadata_bytes(&self) -> usize {
-        // Per group a page of chunk records and of classes, four of slabs.
-        const GROUP_BYTES: usize = 6 * PAGE_BYTES;
-        self.counts.open_groups as usize * GROUP_BYTES + self.sets.resident_bytes(self.frontier)
+        // Per group a page of chunk records and one of classes, per pair one of slabs.
+        let pages = 2 * self.counts.open_groups + self.counts.open_pairs;
+        pages as usize * PAGE_BYTES + self.sets.resident_bytes(self.frontier)
     }
 
     /// The first byte of a page.
@@ -498,7 +506,10 @@ impl PageHeap {
                 .filter(|set| self.sets.contains(*set, index))
                 .collect();
             if index == 1 || index.is_multiple_of(GROUP_CHUNKS) {
-                counts.open_groups += u32::from(!self.is_group_closed(index));
+                counts.open_groups += u32::from(!self.are_closed(index, GROUP_CHUNKS));
+            }
+            if index == 1 || index.is_multiple_of(PAIR_CHUNKS) {
+                counts.open_pairs += u32::from(!self.are_closed(index, PAIR_CHUNKS));
             }
             let Some(record) = self.chunk(ChunkIndex(index)) else {
                 assert_eq!(listed, [CLOSED], "chunk {index}");

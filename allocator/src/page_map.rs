@@ -35,6 +35,8 @@ pub(crate) const fn slab_of_entry(entry: u32) -> SlabId {
 
 /// Chunks whose entries fill whole pages of both arrays.
 pub(crate) const GROUP_CHUNKS: u32 = 8;
+/// Chunks whose slab entries fill a page.
+pub(crate) const PAIR_CHUNKS: u32 = 2;
 
 /// The map of one region.
 #[derive(Debug)]
@@ -158,13 +160,18 @@ impl PageMap {
         };
     }
 
-    /// Gives the entries of the group of [`GROUP_CHUNKS`] chunks back that
-    /// starts at `first`, all of whose pages are free.
+    /// Gives the classes of the group of [`GROUP_CHUNKS`] chunks back that starts
+    /// at `first`, all of whose pages are free.
     pub(crate) fn purge_group(&mut self, first: ChunkIndex) {
-        let page = first.first_page().0 as usize;
         let pages = (GROUP_CHUNKS * CHUNK_PAGES) as usize;
-        self.classes.purge(page, pages);
-        self.slabs.purge(page, pages);
+        self.classes.purge(first.first_page().0 as usize, pages);
+    }
+
+    /// Gives the slab entries of the [`PAIR_CHUNKS`] chunks back that start at
+    /// `first`, all of whose pages are free.
+    pub(crate) fn purge_pair(&mut self, first: ChunkIndex) {
+        let pages = (PAIR_CHUNKS * CHUNK_PAGES) as usize;
+        self.slabs.purge(first.first_page().0 as usize, pages);
     }
 }
 

@@ -96,8 +96,8 @@ impl LocalArena {
         }
     }
 
-    /// Chooses a slab whose few objects find room in slabs of classes up to a
-    /// quarter larger, and takes it off the allocation lists. It is emptied as
+    /// Chooses a slab whose few objects find room in slabs of classes up to half
+    /// as large again, and takes it off the allocation lists. It is emptied as
     /// any other victim is, and the pages of a whole slab come free: to be done
     /// when [`LocalArena::next_victim`] finds nothing any more. `None` where
     /// there is none.
