@@ -6,6 +6,8 @@ use crate::evacuation::{Victim, VictimPolicy};
 use crate::local_arena::LocalArena;
 use crate::options::{ArenaOptions, Classes};
 use crate::os::fake::{Faults, inject};
+use crate::stats::ExtentKind;
+use crate::units::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES};
 use core::ptr::NonNull;
 use std::collections::BTreeMap;
 
@@ -374,10 +376,32 @@ impl Subject {
         match object {
             Some(object) => self.enter(object, size, align),
             None => assert!(
-                faults.commit || align > 4096 || cfg!(miri) || self.bytes > self.bytes_max / 8,
+                faults.commit
+                    || align > 4096
+                    || cfg!(miri)
+                    || self.bytes > self.bytes_max / 8
+                    || !self.has_free_chunks(size),
                 "{size} bytes were refused"
             ),
         }
+    }
+
+    /// Whether there is a gap of as many whole chunks as `size` bytes take. A page in
+    /// every other chunk, as a large alignment puts it there, leaves none for two.
+    fn has_free_chunks(&self, size: usize) -> bool {
+        let wanted = size.div_ceil(CHUNK_BYTES).max(1) as u32;
+        let end = (self.arena.stats().region_bytes / PAGE_BYTES) as u32;
+        let used = self.arena.extents().filter_map(|extent| match extent.kind {
+            ExtentKind::Free { .. } => None,
+            _ => Some((extent.start_page, extent.start_page + extent.pages)),
+        });
+        // The first chunk is never used.
+        let mut gap_start = CHUNK_PAGES;
+        used.chain([(end, end)]).any(|(start, after)| {
+            let chunks = (start / CHUNK_PAGES).saturating_sub(gap_start.div_ceil(CHUNK_PAGES));
+            gap_start = after;
+            chunks >= wanted
+        })
     }
 
     /// Moves up to `objects` objects out of the present victim or new ones.
@@ -470,6 +494,29 @@ impl Subject {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn pages_in_every_other_chunk_leave_no_room_for_two_chunks() {
+        let mut subject = Subject::new(Classes::Fine, 24 << 20).unwrap();
+        let page = Op::AllocateAligned {
+            size: 4096,
+            align_log2: 22,
+        };
+        // Where the region starts decides whether that takes 15 pages or 16.
+        let mut pages = 0;
+        while subject.has_free_chunks(2 * CHUNK_BYTES) {
+            subject.apply(page, 0);
+            pages += 1;
+            assert!(pages <= 16 && subject.live.len() == pages);
+        }
+        assert!(subject.has_free_chunks(CHUNK_BYTES));
+        for size in [2 * CHUNK_BYTES, CHUNK_BYTES] {
+            subject.apply(Op::Allocate { size: size as u32 }, 0);
+            subject.check();
+        }
+        assert_eq!(subject.live.len(), pages + 1);
+        subject.finish();
+    }
 
     proptest! {
         #[test]
