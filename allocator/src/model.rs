@@ -256,7 +256,9 @@ impl Subject {
         }
         // SAFETY: the object is live.
         let held = unsafe { self.arena.usable_size(self.pointer(object.address)) };
-        held - self.arena.usable_size_for(object.size)
+        let own = self.arena.usable_size_for(object.size);
+        assert!(held * 2 <= own * 3, "a slot of {held} bytes for {own}");
+        held - own
     }
 
     /// Performs one step, during which the system refuses what `faults` says:

@@ -256,13 +256,14 @@ impl LocalArena {
             return object;
         }
         let hosts = match victim.way {
-            Way::Merge => merging::hosts(self.table.classes(), victim.class),
+            // By the object's own class: a guest does not go from host to host.
+            Way::Merge => merging::hosts(self.table.classes(), home),
             // A guest whose own class has no room stays one.
             _ if victim.class != home => victim.class..victim.class + 1,
             _ => return None,
         };
         for host in hosts {
-            let object = self.slot_in_fuller(host, victim, victim.way == Way::Evacuate);
+            let object = self.slot_in_fuller(host, victim, host <= victim.class);
             if let Some(object) = object {
                 self.lodge(home, host, object);
                 return Some(object);
