@@ -143,7 +143,8 @@ impl Arena {
         }
     }
 
-    /// Where the arena's memory is; `None` before it was first used.
+    /// Where the arena's memory is; `None` before it was first used. Takes time in
+    /// proportion to the number of size classes.
     pub fn stats(&self) -> Option<ArenaStats> {
         self.inner.lock().arena.as_ref().map(LocalArena::stats)
     }
@@ -158,12 +159,22 @@ impl Arena {
     }
 
     /// Gives back all free pages at once. Returns the bytes.
+    ///
+    /// ```
+    /// use allocator_api2::vec::Vec;
+    /// use slab_allocator::{Arena, ArenaOptions};
+    ///
+    /// let arena = Arena::new(ArenaOptions::default());
+    /// let numbers: Vec<u64, &Arena> = Vec::with_capacity_in(100_000, &arena);
+    /// drop(numbers);
+    /// assert!(arena.purge_all() >= 800_000);
+    /// ```
     pub fn purge_all(&self) -> usize {
         let mut inner = self.inner.lock();
         inner.arena.as_mut().map_or(0, LocalArena::purge_all)
     }
 
-    /// Whether the address lies in the arena's region.
+    /// Whether the address lies in the arena's region, in constant time.
     pub fn owns(&self, address: *const u8) -> bool {
         let inner = self.inner.lock();
         inner.arena.as_ref().is_some_and(|arena| {

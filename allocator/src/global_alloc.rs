@@ -35,7 +35,22 @@ impl SlabAlloc {
         Self
     }
 
-    /// Bytes that an object may use: at least those that were asked for.
+    /// Bytes that an object may use: at least those that were asked for. Constant
+    /// time.
+    ///
+    /// ```
+    /// use slab_allocator::SlabAlloc;
+    /// use std::alloc::{GlobalAlloc, Layout};
+    ///
+    /// let heap = SlabAlloc::new();
+    /// let layout = Layout::from_size_align(100, 8).unwrap();
+    /// // SAFETY: the object is live until it is freed, once.
+    /// unsafe {
+    ///     let object = heap.alloc(layout);
+    ///     assert!(heap.usable_size(object) >= 100);
+    ///     heap.free_unsized(object);
+    /// }
+    /// ```
     ///
     /// # Safety
     ///
@@ -45,7 +60,8 @@ impl SlabAlloc {
         unsafe { heap::usable_size(object) }
     }
 
-    /// Frees an object without its layout.
+    /// Frees an object without its layout, as C's `free` does: a look at the page map
+    /// dearer than `dealloc`.
     ///
     /// # Safety
     ///
@@ -79,7 +95,20 @@ impl SlabAlloc {
         }
     }
 
-    /// Gives all free pages back to the system at once. Returns the bytes.
+    /// Gives all free pages back to the system at once, those that the calling
+    /// thread's cache held among them. Returns the bytes. Takes time in proportion to
+    /// them: a megabyte some 20 to 100 us.
+    ///
+    /// ```
+    /// use slab_allocator::SlabAlloc;
+    ///
+    /// #[global_allocator]
+    /// static ALLOCATOR: SlabAlloc = SlabAlloc::new();
+    ///
+    /// drop(vec![1u8; 8 << 20]);
+    /// ALLOCATOR.purge();
+    /// assert_eq!(ALLOCATOR.stats().arenas.dirty_bytes, 0);
+    /// ```
     pub fn purge(&self) -> usize {
         self.flush_thread_cache();
         Process::get().map_or(0, Process::purge_all)

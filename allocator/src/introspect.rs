@@ -23,7 +23,19 @@ impl LocalArena {
         }
     }
 
-    /// Where the arena's memory is.
+    /// Where the arena's memory is, in time in proportion to the number of size
+    /// classes.
+    ///
+    /// ```
+    /// use slab_allocator::{ArenaOptions, LocalArena};
+    ///
+    /// let mut arena = LocalArena::new(&ArenaOptions::default()).expect("address space");
+    /// arena.allocate(1000).expect("memory");
+    /// let stats = arena.stats();
+    /// assert_eq!(stats.live_bytes, arena.usable_size_for(1000));
+    /// let in_slabs = stats.live_bytes + stats.free_bytes + stats.tail_bytes;
+    /// assert_eq!(in_slabs, stats.slab_bytes);
+    /// ```
     pub fn stats(&self) -> ArenaStats {
         let mut stats = ArenaStats {
             slab_bytes: self.slab_pages as usize * PAGE_BYTES,
@@ -81,7 +93,17 @@ impl LocalArena {
 
     /// What lies in the arena, in ascending order of addresses: for pictures of
     /// the heap. Free pages are cut at chunk borders, and runs of free pages
-    /// of the same kind are one extent.
+    /// of the same kind are one extent. All of it takes time in proportion to the
+    /// pages that were ever used.
+    ///
+    /// ```
+    /// use slab_allocator::{ArenaOptions, ExtentKind, LocalArena};
+    ///
+    /// let mut arena = LocalArena::new(&ArenaOptions::default()).expect("address space");
+    /// arena.allocate(100_000).expect("memory");
+    /// let large = arena.extents().find(|extent| extent.kind == ExtentKind::Large);
+    /// assert_eq!(large.expect("there is one").pages, 25);
+    /// ```
     pub fn extents(&self) -> impl Iterator<Item = Extent> {
         let end = self.source.pages.frontier().first_page();
         let mut page = ChunkIndex(1).first_page();

@@ -1,5 +1,80 @@
 //! A slab and buddy allocator that gives memory back.
 //!
+//! # For a whole program
+//!
+//! ```
+//! #[global_allocator]
+//! static ALLOCATOR: slab_allocator::SlabAlloc = slab_allocator::SlabAlloc::new();
+//! # let _ = vec![1];
+//! ```
+//!
+//! That is all. Free memory goes back to the system within about a second, in an idle
+//! process, too. [`SlabAlloc`] has statistics, purging and [`Settings`] by function;
+//! the environment has them by [`SLAB_ALLOC_OPTIONS`](settings).
+//!
+//! # For a part of a program
+//!
+//! An [`Arena`] is a heap of its own: bounded, counted, and dropped as a whole. A
+//! reference to it is an [`Allocator`](allocator_api2::alloc::Allocator) for
+//! collections, and several threads may share it.
+//!
+//! ```
+//! use allocator_api2::{boxed::Box, vec::Vec};
+//! use slab_allocator::{Arena, ArenaOptions};
+//!
+//! let request = Arena::new(ArenaOptions {
+//!     region_bytes: 16 << 20, // no more than this
+//!     ..ArenaOptions::default()
+//! });
+//! let mut rows = Vec::new_in(&request);
+//! rows.extend((0..1000).map(|row| Box::new_in([row; 4], &request)));
+//! assert!(rows.try_reserve(16 << 20).is_err());
+//!
+//! let stats = request.stats().expect("it was used");
+//! assert!(stats.live_bytes >= 1000 * size_of::<[i32; 4]>());
+//! assert!(stats.resident_bytes < 1 << 20);
+//! // Of all that is in it nothing has to be freed singly.
+//! std::mem::forget(rows);
+//! drop(request);
+//! ```
+//!
+//! # For objects that can move
+//!
+//! Where survivors are scattered over many slabs, memory comes back by moving them
+//! together. An arena says which slab is worth emptying and where its objects go;
+//! only their owner can move them, since it holds the references.
+//!
+//! - [`HandleArena`] does it for byte strings in safe code: one closure patches the
+//!   owner's [`Handle`]s. `examples/compacting_cache.rs` is a cache that compacts
+//!   itself.
+//! - [`LocalArena`] is the layer below, for owners with references of their own, of
+//!   four bytes each: see [`relocation`]. A keyspace of slabkv's moves its entries by
+//!   it.
+//!
+//! ```
+//! use slab_allocator::{ArenaOptions, Handle, HandleArena, VictimPolicy};
+//!
+//! let mut arena = HandleArena::new(&ArenaOptions::default()).expect("address space");
+//! // Each object's first byte is its owner's name for it.
+//! let mut owner: Vec<Option<Handle>> =
+//!     (0..200).map(|name| arena.insert(&[name; 1000])).collect();
+//! for name in (0..200).filter(|name| name % 9 != 0) {
+//!     arena.remove(owner[name].take().expect("it was inserted"));
+//! }
+//! let compacted = arena.compact(&VictimPolicy::default(), usize::MAX, |object, relocation| {
+//!     relocation.patch(owner[object[0] as usize].as_mut().expect("it is live"));
+//! });
+//! assert!(compacted.moved_objects > 0);
+//! assert_eq!(arena.get(owner[99].as_ref().expect("it is live")), [99; 1000]);
+//! ```
+//!
+//! # What it takes
+//!
+//! Sizes are bytes throughout, pages are 4 KiB, times are milliseconds. Running out
+//! of memory is `None`, null or [`AllocError`](allocator_api2::alloc::AllocError), never
+//! a panic. Allocating and freeing take constant time but for the pages that the
+//! system has to give; what takes longer says so.
+//!
 //! # Words
 //!
 //! **page**: 4 KiB, the unit of the page heap. **page run**: consecutive pages
@@ -22,7 +97,7 @@
 //! system    os cgroup
 //! pages     metadata bit_sets buddy decay refault page_map chunk page_heap page_purge record_pool
 //! objects   slab bin hand punch large evacuation merging remote_free
-//! arenas    stats local_arena upkeep relocation introspect arena model
+//! arenas    stats local_arena upkeep relocation introspect handle_arena arena model
 //! shared    shared_pages process_bin process_arena arena_table purger
 //! threads   thread_cache tls thread fork background
 //! engine    exit_report process heap
@@ -55,6 +130,8 @@ mod exit_report;
 mod fork;
 #[cfg(not(loom))]
 mod global_alloc;
+#[cfg(not(loom))]
+pub mod handle_arena;
 #[cfg(not(loom))]
 mod heap;
 #[cfg(not(loom))]
@@ -103,7 +180,7 @@ mod page_map;
 mod page_purge;
 mod punch;
 mod record_pool;
-mod relocation;
+pub mod relocation;
 mod slab;
 mod upkeep;
 
@@ -122,6 +199,8 @@ pub mod units;
 pub use arena::Arena;
 #[cfg(not(loom))]
 pub use global_alloc::SlabAlloc;
+#[cfg(not(loom))]
+pub use handle_arena::{Compacted, Handle, HandleArena, Relocation};
 #[cfg(not(loom))]
 pub use process_stats::HeapStats;
 

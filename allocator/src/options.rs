@@ -28,6 +28,17 @@ impl Classes {
 
 /// What an arena is made with. `ArenaOptions::default()` is right for a shard
 /// of a keyspace.
+///
+/// ```
+/// use slab_allocator::{ArenaOptions, Classes};
+///
+/// let bounded = ArenaOptions {
+///     region_bytes: 64 << 20,
+///     classes: Classes::General,
+///     ..ArenaOptions::default()
+/// };
+/// assert_eq!(bounded.decay_ms, 1000);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ArenaOptions {
     /// Address space that the arena may use, in bytes; rounded up to whole

@@ -28,7 +28,21 @@ pub struct HeapStats {
 }
 
 impl SlabAlloc {
-    /// Where the heap's memory is. All zeros before the first allocation.
+    /// Where the heap's memory is, in bytes. All zeros before the first allocation.
+    /// Takes time in proportion to the number of arenas, classes and threads.
+    ///
+    /// ```
+    /// use slab_allocator::SlabAlloc;
+    ///
+    /// #[global_allocator]
+    /// static ALLOCATOR: SlabAlloc = SlabAlloc::new();
+    ///
+    /// let bytes = vec![1u8; 5000];
+    /// let heap = ALLOCATOR.stats();
+    /// assert!(heap.arenas.live_bytes >= 5000);
+    /// assert!(heap.arenas.resident_bytes >= heap.arenas.live_bytes);
+    /// # drop(bytes);
+    /// ```
     pub fn stats(&self) -> HeapStats {
         let Some(process) = Process::get() else {
             return HeapStats::default();

@@ -2,7 +2,8 @@
 //!
 //! The arena chooses a victim and the slots to move into. The owner of the
 //! objects moves them, patches its references and frees the old slots, as many
-//! at a time as it likes:
+//! at a time as it likes. [`HandleArena`](crate::HandleArena) is such an owner, for
+//! code without `unsafe`; this is what it does:
 //!
 //! ```
 //! use slab_allocator::{ArenaOptions, LocalArena, VictimPolicy};
@@ -405,6 +406,19 @@ impl LocalArena {
 
     /// What evacuating all that can be would bring and cost. Takes time in
     /// proportion to the slabs that would be released.
+    ///
+    /// ```
+    /// use slab_allocator::{ArenaOptions, LocalArena};
+    ///
+    /// let mut arena = LocalArena::new(&ArenaOptions::default()).expect("address space");
+    /// let objects: Vec<_> = (0..10_000).map(|_| arena.allocate(100).unwrap()).collect();
+    /// for (_, object) in objects.iter().enumerate().filter(|(place, _)| place % 8 != 0) {
+    ///     // SAFETY: the object is live, and not used any more.
+    ///     unsafe { arena.free(*object, 100) };
+    /// }
+    /// let prediction = arena.predict();
+    /// assert!(prediction.pages > 200 && prediction.objects < 1500);
+    /// ```
     pub fn predict(&self) -> Prediction {
         let mut total = Prediction::default();
         for class in 0..self.classes_in_use() {

@@ -46,6 +46,21 @@ impl LocalArena {
     ///
     /// At most about `bytes_max` bytes go at once, which bounds the time (a
     /// megabyte takes 20 to 100 us); what is left is due at once.
+    ///
+    /// ```
+    /// use slab_allocator::{ArenaOptions, LocalArena};
+    ///
+    /// let mut arena = LocalArena::new(&ArenaOptions::default()).expect("address space");
+    /// let object = arena.allocate(1 << 20).expect("memory");
+    /// // SAFETY: the object is live, and not used any more.
+    /// unsafe { arena.free(object, 1 << 20) };
+    /// let mut now_ms = 0;
+    /// while let Some(due_ms) = arena.purge_due(now_ms, usize::MAX).next_due_ms {
+    ///     now_ms = due_ms; // where a program would sleep
+    /// }
+    /// assert_eq!(arena.stats().dirty_bytes, 0);
+    /// assert!(now_ms <= 2000);
+    /// ```
     pub fn purge_due(&mut self, now_ms: u64, bytes_max: usize) -> Purged {
         self.retire_all_current();
         let (punched, punch_due_ms) = self.punch_due(now_ms);
