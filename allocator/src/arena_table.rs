@@ -175,6 +175,7 @@ impl ArenaTable {
             let bin: &mut Guard<'_, Slabs> =
                 own_bin.get_or_insert_with(|| self.arena(own).bins[class].slabs.lock());
             bin.put_slot(pages, slab, slot);
+            let first = at - 1;
             // What was freed together often lies together.
             while at < slots.len() && slabs[at] == slab {
                 // SAFETY: As above.
@@ -183,7 +184,11 @@ impl ArenaTable {
                 });
                 at += 1;
             }
+            bin.traffic.flushed_slots += (at - first) as u64;
             bin.relist_if_due(pages, shape, slab);
+        }
+        if let Some(bin) = &mut own_bin {
+            bin.traffic.flushes += 1;
         }
         Released {
             sparse: own_bin.map(|bin| bin.is_sparse()),

@@ -3,7 +3,7 @@
 
 use crate::global_alloc::SlabAlloc;
 use crate::process::Process;
-use crate::settings::{Profile, Settings};
+use crate::settings::{ExitReport, Profile, Settings};
 
 impl SlabAlloc {
     /// Changes everything that a profile stands for.
@@ -50,9 +50,9 @@ impl SlabAlloc {
         }
     }
 
-    /// Says whether figures are written to standard error when the program exits by
-    /// `exit` or by the end of `main`; not so by default.
-    pub fn set_stats_at_exit(&self, wanted: bool) {
+    /// Says whether and how statistics are written to standard error when the program
+    /// exits by `exit` or by the end of `main`; not so by default.
+    pub fn set_stats_at_exit(&self, wanted: ExitReport) {
         if let Some(process) = Process::get_or_make() {
             process.set_stats_at_exit(wanted);
         }

@@ -100,7 +100,7 @@
 //! arenas    stats local_arena upkeep relocation introspect handle_arena arena model
 //! shared    shared_pages process_bin process_arena arena_table purger
 //! threads   thread_cache tls thread fork background
-//! engine    exit_report process heap
+//! engine    heap_stats report process heap
 //! faces     global_alloc control process_stats c_api
 //! ```
 
@@ -125,8 +125,6 @@ mod cgroup;
 #[cfg(not(loom))]
 mod control;
 #[cfg(not(loom))]
-mod exit_report;
-#[cfg(not(loom))]
 mod fork;
 #[cfg(not(loom))]
 mod global_alloc;
@@ -134,6 +132,8 @@ mod global_alloc;
 pub mod handle_arena;
 #[cfg(not(loom))]
 mod heap;
+#[cfg(not(loom))]
+mod heap_stats;
 #[cfg(not(loom))]
 mod process;
 #[cfg(not(loom))]
@@ -146,6 +146,8 @@ mod process_stats;
 mod purger;
 #[cfg(not(loom))]
 mod refault;
+#[cfg(not(loom))]
+mod report;
 #[cfg(not(loom))]
 mod shared_pages;
 #[cfg(not(loom))]
@@ -202,11 +204,11 @@ pub use global_alloc::SlabAlloc;
 #[cfg(not(loom))]
 pub use handle_arena::{Compacted, Handle, HandleArena, Relocation};
 #[cfg(not(loom))]
-pub use process_stats::HeapStats;
+pub use heap_stats::{HeapArenaStats, HeapClassStats, HeapStats, ThreadCacheStats};
 
 pub use evacuation::{Prediction, Victim, VictimPolicy};
 pub use local_arena::LocalArena;
 pub use options::{ArenaOptions, Classes};
 pub use relocation::{Finished, LiveSlot};
-pub use settings::{Profile, Settings};
-pub use stats::{ArenaStats, ClassStats, Extent, ExtentKind, Purged, Waste};
+pub use settings::{ExitReport, Profile, Settings};
+pub use stats::{ArenaStats, ClassStats, Extent, ExtentKind, Purged, Traffic, Waste};

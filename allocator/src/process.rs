@@ -7,18 +7,19 @@
 
 use crate::arena_table::ArenaTable;
 use crate::background::{Background, Work};
-use crate::exit_report;
 use crate::fatal::complain;
 use crate::fork::{self, Handlers};
+use crate::heap_stats::Sources;
 use crate::os;
 use crate::page_heap::PageHeapOptions;
 use crate::process_arena::{CLASSES, ProcessArena};
 use crate::purger::{Caller, DIRTY_PAGES_START, DIRTY_PAGES_WAKE, PURGE_PAGES_MAX, Purger};
 use crate::refault::Refaults;
-use crate::settings::{self, Settings};
+use crate::report;
+use crate::settings::{self, ExitReport, Settings};
 use crate::shared_pages::SharedPages;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize};
 use crate::sync::{Errno, Lock, Rank};
 use crate::thread::{self, ARENAS_MAX, ExitKey, Registry, Thread};
 use crate::thread_cache::{Due, budget_bytes};
@@ -69,8 +70,8 @@ static CACHE_BYTES: AtomicUsize = AtomicUsize::new(0);
 /// Milliseconds within which free pages go back to the system, as last set.
 static PURGE_DELAY_MS: AtomicU32 = AtomicU32::new(0);
 
-/// Figures are written when the program exits.
-static STATS_AT_EXIT: AtomicBool = AtomicBool::new(false);
+/// The [`ExitReport`] that is written when the program exits.
+static STATS_AT_EXIT: AtomicU8 = AtomicU8::new(ExitReport::None as u8);
 
 /// Periods after which a thread that took no slow path has been away: what its cache
 /// holds was of use then, and is not now.
@@ -158,7 +159,7 @@ impl Process {
                 let process = Self::new(&settings)?;
                 PURGE_DELAY_MS.store(settings.purge_delay_ms, Relaxed);
                 CACHE_BYTES.store(settings.cache_bytes, Relaxed);
-                STATS_AT_EXIT.store(settings.stats_at_exit, Relaxed);
+                STATS_AT_EXIT.store(settings.stats_at_exit as u8, Relaxed);
                 if !settings.background_thread {
                     BACKGROUND.forbid();
                 }
@@ -176,7 +177,7 @@ impl Process {
                 parent: fork_parent,
                 child: fork_child,
             });
-            if STATS_AT_EXIT.load(Relaxed) {
+            if exit_report() != ExitReport::None {
                 call_at_exit();
             }
         }
@@ -400,9 +401,13 @@ impl Process {
         }
     }
 
-    /// Calls `visit` with the record of every thread that has a cache.
-    pub(crate) fn for_each_thread(&self, visit: impl FnMut(&'static Thread)) {
-        self.registry.lock().attached().for_each(visit);
+    /// Where statistics come from.
+    pub(crate) fn sources(&self) -> Sources<'_> {
+        Sources {
+            pages: &self.pages,
+            arenas: &self.arenas,
+            registry: &self.registry,
+        }
     }
 
     /// Changes the time in milliseconds within which free pages are given back.
@@ -433,9 +438,9 @@ impl Process {
     }
 
     /// Has figures written at exit, or not.
-    pub(crate) fn set_stats_at_exit(&self, wanted: bool) {
-        STATS_AT_EXIT.store(wanted, Relaxed);
-        if wanted {
+    pub(crate) fn set_stats_at_exit(&self, wanted: ExitReport) {
+        STATS_AT_EXIT.store(wanted as u8, Relaxed);
+        if wanted != ExitReport::None {
             call_at_exit();
         }
     }
@@ -446,7 +451,7 @@ impl Process {
             purge_delay_ms: PURGE_DELAY_MS.load(Relaxed),
             background_thread: BACKGROUND.is_allowed(),
             cache_bytes: CACHE_BYTES.load(Relaxed),
-            stats_at_exit: STATS_AT_EXIT.load(Relaxed),
+            stats_at_exit: exit_report(),
         }
     }
 }
@@ -494,10 +499,18 @@ fn call_at_exit() {
 }
 
 extern "C" fn at_exit(_: *mut c_void) {
-    if STATS_AT_EXIT.load(Relaxed)
-        && let Some(process) = Process::get()
-    {
-        exit_report::write(&process.pages, &process.arenas);
+    if let Some(process) = Process::get() {
+        report::write_at_exit(process.sources(), &process.settings());
+    }
+}
+
+fn exit_report() -> ExitReport {
+    const TEXT: u8 = ExitReport::Text as u8;
+    const JSON: u8 = ExitReport::Json as u8;
+    match STATS_AT_EXIT.load(Relaxed) {
+        TEXT => ExitReport::Text,
+        JSON => ExitReport::Json,
+        _ => ExitReport::None,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::process_bin::{Slabs, refill_pages};
 use crate::remote_free::Inbox;
 use crate::shared_pages::{SharedPages, prefetch_to_write};
 use crate::size_class::GENERAL;
+use crate::stats::Traffic;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Lock, Rank};
@@ -62,6 +63,25 @@ pub(crate) struct ClassFigures {
     pub(crate) free: u32,
     /// Slabs on each of the bin's lists.
     pub(crate) by_occupancy: [u32; LISTS],
+    /// Wholly free slabs that are kept for reuse.
+    pub(crate) empty_slabs: u32,
+    /// Slabs from which slots are handed out at present.
+    pub(crate) current_slabs: u32,
+    pub(crate) traffic: Traffic,
+}
+
+impl ClassFigures {
+    /// Adds another's figures.
+    pub(crate) fn add(&mut self, other: &ClassFigures) {
+        self.slabs += other.slabs;
+        self.free += other.free;
+        for (sum, slabs) in self.by_occupancy.iter_mut().zip(other.by_occupancy) {
+            *sum += slabs;
+        }
+        self.empty_slabs += other.empty_slabs;
+        self.current_slabs += other.current_slabs;
+        self.traffic.add(&other.traffic);
+    }
 }
 
 impl ProcessArena {
@@ -104,6 +124,13 @@ impl ProcessArena {
     /// Whether other threads have freed slots that are not taken back yet.
     pub(crate) fn has_mail(&self) -> bool {
         self.used().any(|class| !self.inboxes[class].is_empty())
+    }
+
+    /// Classes for which that is so.
+    pub(crate) fn mail_count(&self) -> u32 {
+        self.used()
+            .map(|class| u32::from(!self.inboxes[class].is_empty()))
+            .sum()
     }
 
     /// The classes that have had a slab.
@@ -163,6 +190,8 @@ impl ProcessArena {
                 }
             }
         }
+        slabs.traffic.fills += 1;
+        slabs.traffic.filled_slots += count as u64;
         Filled {
             count,
             sparse: slabs.is_sparse(),
@@ -184,14 +213,16 @@ impl ProcessArena {
         let mut pages = 1_u64;
         for class in self.used() {
             let slabs = self.bins[class].slabs.lock();
-            let figures = &mut figures[class];
             let empty = u32::from(slabs.empty_count);
             let slots = u32::from(GENERAL.class(class).slots);
-            figures.slabs += slabs.bin.slabs + empty;
-            figures.free += slabs.bin.free + slabs.bin.at_hand() + empty * slots;
-            for (list, count) in figures.by_occupancy.iter_mut().enumerate() {
-                *count += slabs.bin.length(list);
-            }
+            figures[class].add(&ClassFigures {
+                slabs: slabs.bin.slabs + empty,
+                free: slabs.bin.free + slabs.bin.at_hand() + empty * slots,
+                by_occupancy: core::array::from_fn(|list| slabs.bin.length(list)),
+                empty_slabs: empty,
+                current_slabs: u32::from(!slabs.bin.current().is_none()),
+                traffic: slabs.traffic,
+            });
             let start = offset_of!(Self, bins) + class * size_of::<ProcessBin>();
             pages |= 1 << (start / PAGE_BYTES);
             pages |= 1 << ((start + size_of::<ProcessBin>() - 1) / PAGE_BYTES);

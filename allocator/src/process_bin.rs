@@ -11,6 +11,7 @@ use crate::remote_free::Inbox;
 use crate::shared_pages::SharedPages;
 use crate::size_class::SizeClass;
 use crate::slab::Slab;
+use crate::stats::Traffic;
 use crate::units::{PageRun, SlabId};
 
 /// Wholly free slabs that a bin keeps for reuse.
@@ -28,12 +29,14 @@ pub(crate) struct Slabs {
     pub(crate) busy: bool,
     pub(crate) empty_count: u8,
     empty: [SlabId; EMPTY_SLABS_MAX],
+    pub(crate) traffic: Traffic,
     pub(crate) bin: Bin,
 }
 
 impl Slabs {
     pub(crate) fn drain(&mut self, pages: &SharedPages, shape: &SizeClass, inbox: &Inbox) {
         inbox.drain(pages, |id, word, slots| {
+            self.traffic.remote_slots += u64::from(slots.count_ones());
             let slab = SlabId(id - word.offset());
             // The 63 slots lie in two words of the free bitmap at most.
             let (first, shift) = (word.first_slot() >> 6, word.first_slot() & 63);

@@ -1,31 +1,12 @@
-//! Where the process heap's memory is. Nothing here allocates, and the fast paths
-//! count nothing: what a class has handed out follows from the books of slabs and
-//! from what lies in the threads' caches.
+//! The process heap's statistics by function: as structs, as text and as JSON. What
+//! each figure means is told in `docs/statistics.md`.
 
 use crate::global_alloc::SlabAlloc;
+use crate::heap_stats::{HeapArenaStats, HeapClassStats, HeapStats, ThreadCacheStats};
 use crate::process::Process;
-use crate::process_arena::{CLASSES, ClassFigures};
-use crate::size_class::GENERAL;
-use crate::stats::{ArenaStats, ClassStats};
-use crate::units::PAGE_BYTES;
-
-/// The process heap's books at one moment. While other threads allocate and free,
-/// the parts are read one after the other and agree only roughly.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HeapStats {
-    /// All arenas together. Of the slots, those in threads' caches are in none of
-    /// its parts, so that
-    /// `slab_bytes = live_bytes + free_bytes + tail_bytes + cached_bytes`. Slots
-    /// that other threads have freed and the owner has not taken back yet count as
-    /// live.
-    pub arenas: ArenaStats,
-    /// Free slots in threads' caches.
-    pub cached_bytes: usize,
-    /// Arenas, whether a thread uses them or not.
-    pub arena_count: usize,
-    /// Threads that have a cache.
-    pub thread_count: usize,
-}
+use crate::report::{self, Form};
+use crate::stats::ClassStats;
+use core::fmt;
 
 impl SlabAlloc {
     /// Where the heap's memory is, in bytes. All zeros before the first allocation.
@@ -44,98 +25,66 @@ impl SlabAlloc {
     /// # drop(bytes);
     /// ```
     pub fn stats(&self) -> HeapStats {
-        let Some(process) = Process::get() else {
-            return HeapStats::default();
-        };
-        let figures = figures(process);
-        let mut stats = HeapStats {
-            arenas: process
-                .pages
-                .with(|pages| ArenaStats::of_pages(&pages.source, &pages.large)),
-            arena_count: figures.arena_count,
-            thread_count: figures.thread_count,
-            ..HeapStats::default()
-        };
-        let total = &mut stats.arenas;
-        for (class, held) in figures.classes.iter().enumerate() {
-            let shape = GENERAL.class(class);
-            let slot_bytes = shape.size as usize;
-            total.slabs += held.slabs as usize;
-            total.slab_bytes += held.slabs as usize * shape.slab_bytes();
-            total.tail_bytes += held.slabs as usize * shape.tail_bytes();
-            total.free_bytes += held.free as usize * slot_bytes;
-            stats.cached_bytes += figures.cached(class) * slot_bytes;
-        }
-        total.live_bytes =
-            total.slab_bytes - total.tail_bytes - total.free_bytes - stats.cached_bytes;
-        total.metadata_bytes += figures.record_bytes;
-        total.resident_bytes += total.metadata_bytes;
-        stats
+        Process::get().map_or_else(HeapStats::default, |process| {
+            process.sources().snapshot().heap
+        })
     }
 
-    /// Calls `visit` with the figures of each class that has had a slab, in
-    /// ascending order. Slots in threads' caches count as free.
+    /// Calls `visit` with the figures of each class that has a slab, in ascending
+    /// order. Slots in threads' caches count as free.
     pub fn class_stats(&self, mut visit: impl FnMut(&ClassStats)) {
-        let Some(process) = Process::get() else {
-            return;
-        };
-        let figures = figures(process);
-        for (class, held) in figures.classes.iter().enumerate() {
-            let shape = GENERAL.class(class);
-            let free = held.free + figures.cached(class) as u32;
-            if held.slabs > 0 {
-                visit(&ClassStats {
-                    slot_bytes: shape.size as usize,
-                    slab_pages: u32::from(shape.pages),
-                    slab_slots: u32::from(shape.slots),
-                    slabs: held.slabs,
-                    live: held.slabs * u32::from(shape.slots) - free,
-                    free,
-                    by_occupancy: held.by_occupancy,
-                });
+        self.heap_class_stats(|stats| {
+            if stats.class.slabs > 0 {
+                visit(&stats.class);
             }
+        });
+    }
+
+    /// The same with all that is known of each class that has ever had a slab.
+    pub fn heap_class_stats(&self, visit: impl FnMut(&HeapClassStats)) {
+        if let Some(process) = Process::get() {
+            process.sources().snapshot().classes().for_each(visit);
         }
     }
-}
 
-struct Figures {
-    classes: [ClassFigures; CLASSES],
-    cached: [usize; CLASSES],
-    arena_count: usize,
-    thread_count: usize,
-    /// Bytes of arenas' and threads' records.
-    record_bytes: usize,
-}
-
-impl Figures {
-    /// Slots of the class in threads' caches, as far as the slabs bear it out:
-    /// the caches change while they are counted.
-    fn cached(&self, class: usize) -> usize {
-        let held = &self.classes[class];
-        let out = held.slabs * u32::from(GENERAL.class(class).slots) - held.free;
-        self.cached[class].min(out as usize)
-    }
-}
-
-fn figures(process: &Process) -> Figures {
-    let mut figures = Figures {
-        classes: [ClassFigures::default(); CLASSES],
-        cached: [0; CLASSES],
-        arena_count: 0,
-        thread_count: 0,
-        // The registry's own, which is little more than the list of records.
-        record_bytes: PAGE_BYTES,
-    };
-    for arena in process.arenas.iter() {
-        figures.arena_count += 1;
-        figures.record_bytes += arena.count(&mut figures.classes);
-    }
-    process.for_each_thread(|thread| {
-        figures.thread_count += 1;
-        figures.record_bytes += thread.cache.resident_bytes();
-        for (class, cached) in figures.cached.iter_mut().enumerate() {
-            *cached += thread.cache.len(class);
+    /// Calls `visit` with the figures of each arena.
+    pub fn arena_stats(&self, visit: impl FnMut(HeapArenaStats)) {
+        if let Some(process) = Process::get() {
+            process.sources().arena_stats().for_each(visit);
         }
-    });
-    figures
+    }
+
+    /// Calls `visit` with the figures of each thread's cache. `visit` may allocate.
+    pub fn thread_cache_stats(&self, visit: impl FnMut(ThreadCacheStats)) {
+        if let Some(process) = Process::get() {
+            process.sources().thread_stats().for_each(visit);
+        }
+    }
+
+    /// Writes all statistics as text, a figure or a row of a table on each line.
+    /// Nothing is written before the first allocation. Allocates nothing, unless `out`
+    /// does. Fails where `out` does.
+    ///
+    /// ```
+    /// let mut text = String::new();
+    /// slab_allocator::SlabAlloc::new().write_stats_text(&mut text).unwrap();
+    /// ```
+    pub fn write_stats_text(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        write(Form::Text, out)
+    }
+
+    /// Writes all statistics as one JSON object, with the names that the text has.
+    /// As [`write_stats_text`](Self::write_stats_text) in everything else, but that an
+    /// empty object is written before the first allocation.
+    pub fn write_stats_json(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        write(Form::Json, out)
+    }
+}
+
+fn write(form: Form, out: &mut dyn fmt::Write) -> fmt::Result {
+    match Process::get() {
+        Some(process) => report::write(process.sources(), &process.settings(), form, out),
+        None if form == Form::Json => out.write_str("{}"),
+        None => Ok(()),
+    }
 }

@@ -1,7 +1,7 @@
 //! What a user may set about the process heap, and how the environment says it.
 //!
 //! ```text
-//! SLAB_ALLOC_OPTIONS=profile:low,purge_delay_ms:250,stats_at_exit:true
+//! SLAB_ALLOC_OPTIONS=profile:low,purge_delay_ms:250,stats_at_exit:text
 //! ```
 //!
 //! Items are `name:value`, separated by commas; spaces around names and values do
@@ -14,7 +14,7 @@
 //! | `purge_delay_ms` | 0 to 86400000: milliseconds within which free pages go back to the system; 0 is as soon as possible | 0 | 1000 | 10000 |
 //! | `background_thread` | `true` or `false`: whether a thread of the heap's gives pages back; else calls of the program do so now and then, and an idle program keeps them | `true` | `true` | `true` |
 //! | `cache_bytes` | 0 to 4194304: most bytes of free objects that a thread keeps at hand, two objects of each size aside | 65536 | 1048576 | 4194304 |
-//! | `stats_at_exit` | `true` or `false`: whether figures are written to standard error when the program exits | `false` | `false` | `false` |
+//! | `stats_at_exit` | `text` (or `true`), `json` or `false`: whether and how statistics are written to standard error when the program exits | `false` | `false` | `false` |
 //!
 //! An item that is none of these is ignored, and one line on standard error says so.
 //! The variable is read once, when the heap is first used, and not at all in a
@@ -38,6 +38,18 @@ pub enum Profile {
     Throughput,
 }
 
+/// What is written to standard error when the program exits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExitReport {
+    /// Nothing.
+    #[default]
+    None,
+    /// Statistics as text, with `slabkv: ` before each line.
+    Text,
+    /// Statistics as one line of JSON.
+    Json,
+}
+
 /// What can be set about the process heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -47,8 +59,8 @@ pub struct Settings {
     pub background_thread: bool,
     /// Most bytes of free objects that a thread keeps at hand.
     pub cache_bytes: usize,
-    /// Whether figures are written to standard error when the program exits.
-    pub stats_at_exit: bool,
+    /// What is written to standard error when the program exits.
+    pub stats_at_exit: ExitReport,
 }
 
 impl Profile {
@@ -69,7 +81,7 @@ impl Profile {
             purge_delay_ms,
             background_thread: true,
             cache_bytes,
-            stats_at_exit: false,
+            stats_at_exit: ExitReport::None,
         }
     }
 }
@@ -132,8 +144,16 @@ const TABLE: [Setting; 5] = [
     },
     Setting {
         name: "stats_at_exit",
-        expected: "stats_at_exit takes true or false",
-        set: |settings, value| switch(value, &mut settings.stats_at_exit),
+        expected: "stats_at_exit takes text, json or false",
+        set: |settings, value| {
+            settings.stats_at_exit = match value {
+                b"text" | b"true" => ExitReport::Text,
+                b"json" => ExitReport::Json,
+                b"false" => ExitReport::None,
+                _ => return false,
+            };
+            true
+        },
     },
 ];
 
@@ -263,7 +283,12 @@ mod tests {
             format!("purge_delay_ms:{}", settings.purge_delay_ms),
             format!("background_thread:{}", settings.background_thread),
             format!("cache_bytes:{}", settings.cache_bytes),
-            format!("stats_at_exit:{}", settings.stats_at_exit),
+            match settings.stats_at_exit {
+                ExitReport::None => "stats_at_exit:false",
+                ExitReport::Text => "stats_at_exit:text",
+                ExitReport::Json => "stats_at_exit:json",
+            }
+            .to_owned(),
         ]
     }
 
@@ -272,7 +297,9 @@ mod tests {
             purge_delay_ms in 0..=PURGE_DELAY_MS_MAX,
             background_thread in any::<bool>(),
             cache_bytes in 0..=CACHE_BYTES_MAX as usize,
-            stats_at_exit in any::<bool>(),
+            stats_at_exit in prop::sample::select(
+                vec![ExitReport::None, ExitReport::Text, ExitReport::Json]
+            ),
         ) -> Settings {
             Settings { purge_delay_ms, background_thread, cache_bytes, stats_at_exit }
         }

@@ -104,6 +104,35 @@ pub struct ClassStats {
     pub by_occupancy: [u32; LISTS],
 }
 
+/// How slots went between slabs and the caches of threads, since the start. Batches
+/// are counted, under locks that are held anyway: what a cache serves by itself, as
+/// most calls are, is in none of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Batches of slots that slabs gave to caches.
+    pub fills: u64,
+    /// Slots in these batches.
+    pub filled_slots: u64,
+    /// Batches of slots that caches gave back to the slabs of their own arena.
+    pub flushes: u64,
+    /// Slots in these batches.
+    pub flushed_slots: u64,
+    /// Slots that were freed by threads of other arenas and that the slabs have taken
+    /// in.
+    pub remote_slots: u64,
+}
+
+impl Traffic {
+    /// Adds another's counts.
+    pub(crate) fn add(&mut self, other: &Traffic) {
+        self.fills += other.fills;
+        self.filled_slots += other.filled_slots;
+        self.flushes += other.flushes;
+        self.flushed_slots += other.flushed_slots;
+        self.remote_slots += other.remote_slots;
+    }
+}
+
 /// How much of the slabs' memory is unused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waste {

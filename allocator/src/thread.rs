@@ -179,6 +179,18 @@ impl Registry {
             .map(|index| self.record(index))
     }
 
+    /// The first record from this number on that a thread uses, and its number.
+    pub(crate) fn attached_from(&self, first: u32) -> Option<(u32, &'static Thread)> {
+        (first..self.made)
+            .find(|index| !self.is_free(*index))
+            .map(|index| (index, self.record(index)))
+    }
+
+    /// Threads that use the arena.
+    pub(crate) fn users(&self, arena: u16) -> u32 {
+        self.users[usize::from(arena)]
+    }
+
     fn choose_arena(&self, arenas: &ArenaTable) -> Option<u16> {
         let made = arenas.iter().count();
         let least_used = (0..made).min_by_key(|number| self.users[*number]);

@@ -34,8 +34,8 @@
 //! 512 B to 8 KiB at random takes twice as long (measured).
 
 use crate::size_class::GENERAL;
-use crate::sync::atomic::AtomicPtr;
 use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::{AtomicPtr, AtomicUsize};
 use crate::units::PAGE_BYTES;
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
@@ -151,9 +151,9 @@ pub(crate) struct ThreadCache {
     cold: [Cold; CLASSES],
     /// Bytes of slots that the capacities may add up to; [`CAPACITY_LEAST`] of each
     /// class may come on top.
-    budget: Cell<usize>,
+    budget: AtomicUsize,
     /// Bytes of slots that the capacities add up to.
-    budget_used: Cell<usize>,
+    budget_used: AtomicUsize,
     events_until_tick: Cell<u32>,
     slots: UnsafeCell<[*mut u8; SLOTS]>,
 }
@@ -181,8 +181,8 @@ impl ThreadCache {
                     sparse: Cell::new(false),
                 }
             }; CLASSES],
-            budget: Cell::new(0),
-            budget_used: Cell::new(0),
+            budget: AtomicUsize::new(0),
+            budget_used: AtomicUsize::new(0),
             events_until_tick: Cell::new(0),
             slots: UnsafeCell::new([ptr::null_mut(); SLOTS]),
         }
@@ -209,8 +209,8 @@ impl ThreadCache {
             cold.wanted.set(false);
             cold.sparse.set(false);
         }
-        self.budget.set(budget);
-        self.budget_used.set(0);
+        self.budget.store(budget, Relaxed);
+        self.budget_used.store(0, Relaxed);
         self.events_until_tick.set(EVENTS_PER_TICK);
     }
 
@@ -354,8 +354,8 @@ impl ThreadCache {
             return false;
         }
         let bytes = slot_bytes(class);
-        let used_by_others = self.budget_used.get() - old * bytes;
-        let room = self.budget.get().saturating_sub(used_by_others);
+        let used_by_others = self.budget_used.load(Relaxed) - old * bytes;
+        let room = self.budget.load(Relaxed).saturating_sub(used_by_others);
         let new = if new * bytes <= room.min(self.class_share()) {
             new
         } else {
@@ -370,19 +370,31 @@ impl ThreadCache {
     /// Bytes of slots that a class's capacity may come to, if it is above
     /// [`CAPACITY_LEAST`].
     fn class_share(&self) -> usize {
-        self.budget.get() / CLASS_SHARE
+        self.budget.load(Relaxed) / CLASS_SHARE
     }
 
     /// Changes the budget in bytes. What is above it goes with the next ticks.
     pub(crate) fn set_budget(&self, bytes: usize) {
-        self.budget.set(bytes);
+        self.budget.store(bytes, Relaxed);
+    }
+
+    /// Bytes of slots that one of the stacks of every class has room for. Another
+    /// thread may ask, here and below.
+    pub(crate) fn capacity_bytes(&self) -> usize {
+        self.budget_used.load(Relaxed)
+    }
+
+    /// To what that may grow, [`CAPACITY_LEAST`] of each class aside.
+    pub(crate) fn limit_bytes(&self) -> usize {
+        self.budget.load(Relaxed)
     }
 
     fn set_capacity(&self, class: usize, new: usize) {
         let cold = &self.cold[class];
         let old = usize::from(cold.capacity.get());
-        let others = self.budget_used.get() - old * slot_bytes(class);
-        self.budget_used.set(others + new * slot_bytes(class));
+        let others = self.budget_used.load(Relaxed) - old * slot_bytes(class);
+        self.budget_used
+            .store(others + new * slot_bytes(class), Relaxed);
         cold.capacity.set(new as u16);
         self.set_limit(class);
     }
@@ -431,10 +443,10 @@ impl ThreadCache {
     /// True then: the caller flushes all of its slots.
     pub(crate) fn trim(&self, class: usize) -> bool {
         let capacity = usize::from(self.cold[class].capacity.get());
-        let budget = self.budget.get();
+        let budget = self.budget.load(Relaxed);
         let too_large = capacity > CAPACITY_LEAST
             && (capacity * slot_bytes(class) > self.class_share()
-                || self.budget_used.get() > budget + budget / 4);
+                || self.budget_used.load(Relaxed) > budget + budget / 4);
         if too_large {
             self.set_capacity(class, capacity / 2);
         }
@@ -497,7 +509,7 @@ impl ThreadCache {
             assert!(self.free_len(class) <= capacity_max(class));
             budget += capacity * slot_bytes(class);
         }
-        assert_eq!(budget, self.budget_used.get());
+        assert_eq!(budget, self.budget_used.load(Relaxed));
     }
 }
 
@@ -582,7 +594,7 @@ mod tests {
             for class in 0..CLASSES {
                 cache.grow(class);
                 cache.check();
-                assert!(cache.budget_used.get() <= BUDGET + least_bytes());
+                assert!(cache.budget_used.load(Relaxed) <= BUDGET + least_bytes());
             }
         }
         for class in 0..CLASSES {
@@ -635,7 +647,7 @@ mod tests {
             cache.flushed(class, cache.freed(class, usize::MAX).len());
             cache.check();
         }
-        assert_eq!((cache.len(class), cache.budget_used.get()), (0, 0));
+        assert_eq!((cache.len(class), cache.budget_used.load(Relaxed)), (0, 0));
     }
 
     #[test]

@@ -84,12 +84,18 @@ fn figures_are_written_at_exit_if_asked_for() {
     if is_child() {
         return;
     }
-    let lines = heap_lines(&child(NAME, "stats_at_exit:true"));
-    assert!(lines[0].starts_with("slabkv: resident "), "{lines:?}");
-    assert!(lines[1..].iter().all(|line| line.contains(" slabs ")));
-    assert!(lines.len() > 5, "a test harness uses several classes");
-    let resident: usize = lines[0].split(' ').nth(2).unwrap().parse().unwrap();
-    assert!((64 << 10..64 << 20).contains(&resident));
+    for text in ["stats_at_exit:true", "stats_at_exit:text"] {
+        let lines = heap_lines(&child(NAME, text));
+        assert_eq!(lines[0], "slabkv: heap");
+        let resident = lines[1].split_whitespace().collect::<Vec<_>>();
+        assert_eq!(resident[1], "resident_bytes", "{lines:?}");
+        assert!((64 << 10..64 << 20).contains(&resident[2].parse::<usize>().unwrap()));
+        assert!(lines.len() > 40, "a test harness uses several classes");
+    }
+    let output = child(NAME, "stats_at_exit:json");
+    let json = String::from_utf8(output.stderr).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(report["heap"]["resident_bytes"].as_u64().unwrap() > 64 << 10);
     assert_eq!(heap_lines(&child(NAME, "stats_at_exit:false")), [""; 0]);
 }
 

@@ -37,6 +37,12 @@ void slab_alloc_flush_thread_cache(void);
    as soon as possible, 1000 by default. */
 void slab_alloc_set_decay_ms(uint32_t decay_ms);
 
+/* Writes all statistics of the heap to a file descriptor: as text, or as one JSON object
+   on one line. docs/statistics.md explains each figure. Nothing is allocated meanwhile,
+   and no thread is stopped. 0, or -1 with errno where not all could be written. */
+int slab_alloc_stats_text(int descriptor);
+int slab_alloc_stats_json(int descriptor);
+
 /* The version of the library, as "0.1.0". Not to be freed. */
 const char *slab_alloc_version(void);
 

@@ -91,6 +91,8 @@ export! {
     mallinfo2 = mallinfo2() -> libc::mallinfo2;
     malloc_info = malloc_info(options: c_int, stream: *mut libc::FILE) -> c_int;
     malloc_stats = malloc_stats();
+    slab_alloc_stats_text = stats_text(descriptor: c_int) -> c_int;
+    slab_alloc_stats_json = stats_json(descriptor: c_int) -> c_int;
 
     // Names under which old programs reach past a preloaded library.
     __libc_malloc = malloc(size: usize) -> *mut c_void;

@@ -10,7 +10,7 @@
 //! | success, and every free | `errno` stays as it was |
 //! | `free` of a pointer that lies outside of the heap | a message, and the process ends |
 //!
-//! Nothing here allocates for itself, panics, or formats by means of `core::fmt`.
+//! Nothing here allocates for itself or panics.
 //! These are plain Rust functions; the preload library exports each under its C
 //! name, so that a Rust program which merely links this crate keeps its C library's
 //! `malloc`.
@@ -22,7 +22,7 @@ mod cxx;
 mod report;
 
 pub use cxx::next_operator;
-pub use report::{mallinfo, mallinfo2, malloc_info, malloc_stats};
+pub use report::{mallinfo, mallinfo2, malloc_info, malloc_stats, stats_json, stats_text};
 
 use crate::global_alloc::SlabAlloc;
 use crate::heap::{self, SMALL_MAX};

@@ -1,8 +1,9 @@
-//! Figures of the heap in the forms that C programs ask for. Text is put together in
+//! Figures of the heap in the forms that C programs ask for. XML is put together in
 //! a line on the stack.
 
 use crate::global_alloc::SlabAlloc;
-use crate::process_stats::HeapStats;
+use crate::heap_stats::HeapStats;
+use crate::report::Descriptor;
 use crate::stats::ClassStats;
 use core::ffi::c_int;
 
@@ -68,18 +69,33 @@ fn totals(stats: &HeapStats) -> [(&'static str, usize); 9] {
     ]
 }
 
-/// `malloc_stats`: the totals in bytes, on standard error.
+/// `malloc_stats`: all statistics as text, on standard error.
 pub fn malloc_stats() {
-    let stats = SlabAlloc::new().stats();
-    for (name, bytes) in totals(&stats) {
-        let mut line = Line::new();
-        line.text(name);
-        line.text(" bytes");
-        line.spaces_to(16);
-        line.text("= ");
-        line.number(bytes);
-        line.text("\n");
-        line.write_to_standard_error();
+    let mut out = Descriptor::new(libc::STDERR_FILENO, "");
+    // What cannot be written is given up.
+    let _ = SlabAlloc::new().write_stats_text(&mut out);
+}
+
+/// All statistics as text, to a file descriptor. 0, or -1 with `errno` where they
+/// could not all be written.
+pub fn stats_text(descriptor: c_int) -> c_int {
+    to_descriptor(descriptor, |out| SlabAlloc::new().write_stats_text(out))
+}
+
+/// All statistics as one JSON object on one line, to a file descriptor. The result is
+/// as of [`stats_text`].
+pub fn stats_json(descriptor: c_int) -> c_int {
+    to_descriptor(descriptor, |out| SlabAlloc::new().write_stats_json(out))
+}
+
+fn to_descriptor(
+    descriptor: c_int,
+    write: impl FnOnce(&mut Descriptor) -> core::fmt::Result,
+) -> c_int {
+    let mut out = Descriptor::new(descriptor, "");
+    match write(&mut out).and_then(|()| out.flush()) {
+        Ok(()) => 0,
+        Err(_) => -1,
     }
 }
 
@@ -168,23 +184,12 @@ impl Line {
         }
     }
 
-    fn spaces_to(&mut self, column: usize) {
-        while self.length < column {
-            self.byte(b' ');
-        }
-    }
-
     fn attribute(&mut self, name: &str, number: usize) {
         self.byte(b' ');
         self.text(name);
         self.text("=\"");
         self.number(number);
         self.text("\"");
-    }
-
-    fn write_to_standard_error(&self) {
-        // SAFETY: The buffer is valid for the length. A write that fails is given up.
-        unsafe { libc::write(libc::STDERR_FILENO, self.bytes.as_ptr().cast(), self.length) };
     }
 
     /// # Safety
