@@ -150,9 +150,10 @@ impl LocalArena {
                 let free = u32::from(slab.record().free) + self.free_elsewhere(class, id);
                 let kind = ExtentKind::Slab {
                     class: class as u32,
+                    slot_bytes: shape.size,
                     slots: u32::from(shape.slots),
                     live: u32::from(shape.slots) - free,
-                    punched_pages: slab.record().punched.count_ones(),
+                    punched: slab.record().punched,
                 };
                 (u32::from(shape.pages), kind)
             }
@@ -244,5 +245,6 @@ impl LocalArena {
             stats.resident_bytes + stats.punched_bytes,
             stats.slab_bytes + stats.large_bytes + stats.dirty_bytes + stats.metadata_bytes
         );
+        self.check_map(&stats);
     }
 }

@@ -97,7 +97,7 @@
 //! system    os cgroup
 //! pages     metadata bit_sets buddy decay refault page_map chunk page_heap page_purge record_pool
 //! objects   slab bin hand punch large evacuation merging remote_free
-//! arenas    stats local_arena upkeep relocation introspect handle_arena arena model
+//! arenas    stats local_arena upkeep relocation heap_map introspect handle_arena arena model
 //! shared    shared_pages process_bin process_arena arena_table purger
 //! threads   thread_cache tls thread fork background
 //! engine    heap_stats report process heap
@@ -171,6 +171,7 @@ mod chunk;
 mod decay;
 mod evacuation;
 mod hand;
+mod heap_map;
 mod introspect;
 mod large;
 mod merging;
@@ -211,4 +212,4 @@ pub use local_arena::LocalArena;
 pub use options::{ArenaOptions, Classes};
 pub use relocation::{Finished, LiveSlot};
 pub use settings::{ExitReport, Profile, Settings};
-pub use stats::{ArenaStats, ClassStats, Extent, ExtentKind, Purged, Traffic, Waste};
+pub use stats::{ArenaStats, ChunkStats, ClassStats, Extent, ExtentKind, Purged, Traffic, Waste};

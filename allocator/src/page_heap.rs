@@ -180,6 +180,19 @@ impl PageHeap {
         open.then(|| &self.chunks.items()[chunk.0 as usize])
     }
 
+    /// The first open chunk from `from` on.
+    pub(crate) fn next_open_chunk(&self, from: u32) -> Option<ChunkIndex> {
+        let mut chunk = from.max(1);
+        while chunk < self.frontier {
+            let closed = self.sets.word(CLOSED, chunk as usize >> 6) >> (chunk & 63);
+            if closed & 1 == 0 {
+                return Some(ChunkIndex(chunk));
+            }
+            chunk += closed.trailing_ones();
+        }
+        None
+    }
+
     fn is_closed(&self, chunk: u32) -> bool {
         chunk >= self.frontier || self.sets.contains(CLOSED, chunk)
     }

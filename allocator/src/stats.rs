@@ -156,6 +156,30 @@ pub struct Purged {
     pub next_due_ms: Option<u64>,
 }
 
+/// One chunk of an arena, in pages unless named otherwise. The five kinds of pages
+/// add up to [`CHUNK_PAGES`](crate::units::CHUNK_PAGES).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChunkStats {
+    /// Pages of slabs that have memory behind them.
+    pub slab_pages: u32,
+    /// Pages of slabs whose memory was given back.
+    pub punched_pages: u32,
+    /// Pages of objects too large for slabs.
+    pub large_pages: u32,
+    /// Free pages that still have memory behind them.
+    pub dirty_pages: u32,
+    /// Free pages whose memory was given back, or that never had any.
+    pub purged_pages: u32,
+    /// Slabs.
+    pub slabs: u32,
+    /// Bytes of the slots in use.
+    pub live_bytes: usize,
+    /// Bytes of all slots.
+    pub slot_bytes: usize,
+    /// Free blocks of the buddy system, by order.
+    pub free_blocks: [u16; 10],
+}
+
 /// A piece of an arena's region with one use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -181,11 +205,14 @@ pub enum ExtentKind {
     Slab {
         /// Number of its size class.
         class: u32,
+        /// Bytes of a slot.
+        slot_bytes: u32,
         /// Its slots.
         slots: u32,
         /// Slots in use.
         live: u32,
-        /// Pages whose memory was given back.
-        punched_pages: u32,
+        /// A bit for each page, the lowest for the first, whose memory was given
+        /// back.
+        punched: u16,
     },
 }

@@ -12,6 +12,7 @@ use crate::compaction::{self, Effort, SliceEnd};
 use crate::error::{DATABASES_MAX, KeyspaceError};
 use crate::eviction;
 use crate::gauges::{Gauges, NEVER_MS};
+use crate::heap_map::{ChunkMap, MapCursor};
 use crate::key::{Hasher, Key, KeyHash, Placer, Position, SHARDS_MAX, ScanCursor, ShardSet};
 use crate::lock::Locks;
 use crate::locked::Locked;
@@ -465,6 +466,33 @@ impl Keyspace {
             }
         }
         sum
+    }
+
+    /// Takes the map of the first chunk at or after `from`, going through the shards one after the
+    /// other, and returns where to go on; `None`, with nothing taken, behind the last chunk. Holds one
+    /// shard's lock for as long as one chunk takes: some microseconds, and at most some tens. Locks.
+    pub fn map_chunk(&self, from: MapCursor, map: &mut ChunkMap) -> Option<MapCursor> {
+        let mut at = from;
+        while at.shard < self.shards() {
+            if self.with_shard(at.shard, |shard| map.take(shard, at)) {
+                let MapCursor { shard, chunk } = map.at;
+                return Some(MapCursor {
+                    shard,
+                    chunk: chunk + 1,
+                });
+            }
+            at = MapCursor {
+                shard: at.shard + 1,
+                chunk: 0,
+            };
+        }
+        None
+    }
+
+    /// How many chunks have pages in use or resident. Locks one shard after the other.
+    pub fn open_chunks(&self) -> usize {
+        let open = |index| self.with_shard(index, |shard| shard.memory().stats().open_chunks);
+        self.all_shards().iter().map(open).sum::<u32>() as usize
     }
 
     /// Gives all free pages back to the operating system (MEMORY PURGE) and returns their bytes.

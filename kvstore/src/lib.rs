@@ -31,6 +31,7 @@
 //! | table | `table` | from key to entry |
 //! | shard | `shard` | tables, entries and memory behind one lock |
 //! | upkeep | `compaction` `expiry` `eviction`, then `maintenance` | what keeps a shard small |
+//! | maps | `heap_map` | what lies where in the arenas |
 //! | faces | `db`, `locked`, `keyspace` | what a server uses |
 
 mod access;
@@ -45,6 +46,7 @@ mod expiry;
 mod gauges;
 mod geometry;
 mod header;
+mod heap_map;
 mod key;
 mod keyspace;
 mod lock;
@@ -65,6 +67,7 @@ mod watch;
 
 pub use db::Db;
 pub use error::{DATABASES_MAX, KeyspaceError, OutOfMemory, UpdateError};
+pub use heap_map::{ChunkMap, ClassInChunk, MapCursor};
 pub use key::{Key, KeyHash, SHARDS_MAX, STRING_BYTES_MAX, ScanCursor, ShardSet};
 pub use keyspace::{Keyspace, KeyspaceOptions, Maintained, NextDue, RoomMade};
 pub use locked::Locked;
@@ -74,4 +77,5 @@ pub use value::string::{Decimal, StringRef, parse_integer};
 pub use value::{Encoding, NewValue, ValueRef, ValueType};
 pub use watch::WatchFlag;
 
-pub use slab_allocator::{ArenaStats, ClassStats, Prediction};
+pub use slab_allocator::units::{CHUNK_PAGES, PAGE_BYTES};
+pub use slab_allocator::{ArenaStats, ChunkStats, ClassStats, Extent, ExtentKind, Prediction};

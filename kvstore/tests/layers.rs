@@ -22,7 +22,7 @@ const ROWS: &[&[&str]] = &[
     &["segment"],
     &["table"],
     &["shard"],
-    &["compaction", "expiry", "eviction"],
+    &["compaction", "expiry", "eviction", "heap_map"],
     &["maintenance", "db"],
     &["locked"],
     &["keyspace"],

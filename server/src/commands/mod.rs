@@ -18,6 +18,7 @@ pub(crate) mod keys;
 pub(crate) mod latency;
 pub(crate) mod lookup;
 pub(crate) mod memory;
+pub(crate) mod memory_map;
 pub(crate) mod script;
 pub(crate) mod set_options;
 pub(crate) mod slowlog;

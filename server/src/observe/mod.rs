@@ -1,6 +1,7 @@
 //! What the server can say about itself: counters, histograms, the slow log, latency events, and the texts of INFO.
 
 pub(crate) mod clients;
+pub(crate) mod heap_picture;
 pub(crate) mod histogram;
 pub(crate) mod info;
 pub(crate) mod latency;

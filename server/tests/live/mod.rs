@@ -248,6 +248,12 @@ impl Client {
         }
     }
 
+    /// The byte that names the type of the next reply, which stays unread.
+    pub(crate) fn read_type(&mut self) -> u8 {
+        let bytes = self.stream.fill_buf().expect("a reply");
+        bytes[0]
+    }
+
     /// Waits for a reply.
     pub(crate) fn read(&mut self) -> Value {
         let mut line = Vec::new();
@@ -260,6 +266,7 @@ impl Client {
             b'+' => Value::Simple(rest),
             b'-' => Value::Error(rest),
             b':' => Value::Integer(number()),
+            b',' => Value::Bulk(rest.into_bytes()),
             b'_' => Value::Null,
             b'$' if rest == "-1" => Value::Null,
             b'*' if rest == "-1" => Value::NullArray,
@@ -280,6 +287,12 @@ impl Client {
                         .map(|pair| (pair[0].clone(), pair[1].clone()))
                         .collect(),
                 )
+            }
+            b'=' => {
+                // The format and a colon come before the text.
+                let mut bytes = vec![0; number() as usize + 2];
+                self.stream.read_exact(&mut bytes).expect("the whole text");
+                Value::Bulk(bytes[4..bytes.len() - 2].to_vec())
             }
             other => panic!("unexpected reply type {:?}", other as char),
         }

@@ -2,7 +2,7 @@
 
 use super::{CommandSpec, Flags, Group, Locking, categories, command, container, flags, key};
 use crate::commands::{
-    Handler, admin, command as handlers, config, debug, latency, memory, slowlog,
+    Handler, admin, command as handlers, config, debug, latency, memory, memory_map, slowlog,
 };
 
 const fn spec(name: &'static str, arity: i32, handler: Handler) -> CommandSpec {
@@ -237,6 +237,15 @@ const MEMORY: &[CommandSpec] = &[
     CommandSpec {
         summary: "Returns figures of the allocator.",
         ..about_memory("malloc-stats", memory::malloc_stats)
+    },
+    CommandSpec {
+        arity: -2,
+        complexity: "O(N) where N is the number of chunks and slabs looked at.",
+        summary: "Returns what lies where, chunk by chunk, or draws a picture of it.",
+        syntax: "[PICTURE] [CURSOR cursor] [COUNT count] [SLABS] [COLUMNS columns:integer] [ROWS rows:integer] \
+                 [BY <by=CLASS | OCCUPANCY>] [PLAIN]",
+        locking: Locking::Walk,
+        ..about_memory("map", memory_map::map)
     },
     CommandSpec {
         complexity: "O(N) where N is the number of free pages.",
