@@ -8,12 +8,12 @@
 //! whose lock is open costs up to a third more where two threads run at the same time,
 //! measured.)
 
-use crate::fatal::fatal;
+use crate::fatal::misuse;
 use crate::metadata::Area;
 use crate::process_arena::ProcessArena;
 use crate::process_bin::Slabs;
 use crate::remote_free::Outbox;
-use crate::shared_pages::{SharedPages, prefetch_to_write, remote_word_id};
+use crate::shared_pages::{SharedPages, WRONG_SIZE, prefetch_to_write, remote_word_id};
 use crate::size_class::GENERAL;
 use crate::sync::Guard;
 use crate::sync::atomic::AtomicU32;
@@ -205,16 +205,24 @@ impl ArenaTable {
 /// The object is live, or was never handed out by this heap.
 #[inline]
 unsafe fn slab_of(pages: &SharedPages, class: usize, object: *mut u8) -> SlabId {
-    // SAFETY: A live object keeps its slab alive.
-    unsafe {
-        if usize::from(pages.class_entry(object)) != class + 1 {
-            fatal(
-                "free of a pointer with another size than it was allocated with",
-                object.addr(),
-            );
+    if pages.contains(object) {
+        // SAFETY: The address lies in the region, and a live object keeps its slab
+        // alive.
+        unsafe {
+            let entry = pages.class_entry(object);
+            if usize::from(entry) == class + 1 {
+                return pages.slab_of(object);
+            }
+            if entry != 0 {
+                misuse(WRONG_SIZE, object.addr(), GENERAL.class(class).size);
+            }
         }
-        pages.slab_of(object)
     }
+    misuse(
+        "free of a pointer that was not allocated",
+        object.addr(),
+        GENERAL.class(class).size,
+    )
 }
 
 #[cfg(test)]

@@ -128,6 +128,13 @@ impl Bin {
         (u32::from(self.word_index), self.word)
     }
 
+    /// Whether one of these slots, given as bits of a word of the slab's bitmap, is at
+    /// hand.
+    #[inline(always)]
+    pub(crate) fn has_at_hand(&self, slab: SlabId, word: u32, bits: u64) -> bool {
+        self.word & bits != 0 && self.current == slab && u32::from(self.word_index) == word
+    }
+
     /// The slab that slots are handed out from.
     pub(crate) fn current(&self) -> SlabId {
         self.current

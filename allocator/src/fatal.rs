@@ -18,16 +18,26 @@ pub(crate) fn fatal(what: &'static str, value: usize) -> ! {
     message.text(" (0x");
     message.hexadecimal(value);
     message.text(")\n");
-    // SAFETY: The buffer is valid for `length` bytes. A write that fails leaves
-    // nothing better to try.
-    unsafe {
-        libc::write(
-            libc::STDERR_FILENO,
-            message.bytes.as_ptr().cast(),
-            message.length,
-        );
-        libc::abort()
-    }
+    message.write_and_abort()
+}
+
+/// Writes `slabkv: <what> (0x<object>, class of <bytes> bytes)` to standard error and
+/// aborts: what a program has done to an object in a slot of that many bytes.
+#[cold]
+#[inline(never)]
+pub(crate) fn misuse(what: &'static str, object: usize, slot_bytes: u32) -> ! {
+    let mut message = Message {
+        bytes: [0; 160],
+        length: 0,
+    };
+    message.text("slabkv: ");
+    message.text(what);
+    message.text(" (0x");
+    message.hexadecimal(object);
+    message.text(", class of ");
+    message.decimal(slot_bytes);
+    message.text(" bytes)\n");
+    message.write_and_abort()
 }
 
 /// Writes `slabkv: <where>: "<item>" is ignored: <what>` to standard error. What is not
@@ -67,6 +77,23 @@ impl<const BYTES: usize> Message<BYTES> {
         for (to, from) in self.bytes.iter_mut().skip(self.length).zip(text.bytes()) {
             *to = from;
             self.length += 1;
+        }
+    }
+
+    fn write_and_abort(&self) -> ! {
+        // SAFETY: The buffer is valid for `length` bytes. A write that fails leaves
+        // nothing better to try.
+        unsafe {
+            libc::write(libc::STDERR_FILENO, self.bytes.as_ptr().cast(), self.length);
+            libc::abort()
+        }
+    }
+
+    fn decimal(&mut self, value: u32) {
+        let digits = value.checked_ilog10().unwrap_or(0);
+        for at in (0..=digits).rev() {
+            let digit = [b'0' + (value / 10_u32.pow(at) % 10) as u8];
+            self.text(core::str::from_utf8(&digit).unwrap_or("?"));
         }
     }
 
@@ -115,6 +142,13 @@ mod tests {
     fn numbers_are_hexadecimal() {
         for value in [0, 1, 9, 10, 15, 16, 0xdead_beef, usize::MAX] {
             assert_eq!(written(|m| m.hexadecimal(value)), format!("{value:x}"));
+        }
+    }
+
+    #[test]
+    fn bytes_are_decimal() {
+        for value in [0, 1, 9, 10, 99, 100, 14_336, u32::MAX] {
+            assert_eq!(written(|m| m.decimal(value)), value.to_string());
         }
     }
 

@@ -8,10 +8,11 @@
 //! Nothing here panics, formats, uses a thread-local with a destructor or calls
 //! back into the global allocator. A failed allocation returns null.
 
-use crate::fatal::fatal;
+use crate::fatal::{fatal, misuse};
 use crate::page_map::LARGE_HEAD;
 use crate::process::Process;
 use crate::process_arena::CLASSES;
+use crate::shared_pages::WRONG_SIZE;
 use crate::size_class::GENERAL;
 use crate::thread::{self, Thread};
 use crate::units::PAGE_BYTES;
@@ -75,7 +76,7 @@ pub(crate) unsafe fn free(object: *mut u8, size: usize, align: usize) {
     let rounded = aligned_size(size, align);
     if rounded > SMALL_MAX {
         // SAFETY: Passed on to the caller.
-        return unsafe { free_large(object) };
+        return unsafe { free_large_sized(object, size) };
     }
     // SAFETY: Passed on to the caller.
     unsafe { free_small(object, GENERAL.class_of(rounded)) };
@@ -87,7 +88,9 @@ pub(crate) unsafe fn free(object: *mut u8, size: usize, align: usize) {
 #[inline(always)]
 pub(crate) unsafe fn free_small(object: *mut u8, class: usize) {
     // SAFETY: The object was allocated, so the heap exists.
-    debug_assert!(unsafe { is_of_class(object, class) });
+    if cfg!(debug_assertions) && !unsafe { is_of_class(object, class) } {
+        misuse(WRONG_SIZE, object.addr(), GENERAL.class(class).size);
+    }
     // SAFETY: The class exists, the cache is the calling thread's, and the caller
     // gives the object away.
     unsafe {
@@ -119,6 +122,11 @@ pub(crate) unsafe fn free_unsized(object: *mut u8) {
         // SAFETY: Passed on to the caller.
         unsafe { free_large(object) };
     }
+}
+
+/// The heap, which exists if the object was allocated by it.
+fn heap_of(object: *const u8) -> &'static Process {
+    Process::get().unwrap_or_else(|| not_allocated(object))
 }
 
 #[cold]
@@ -232,8 +240,7 @@ pub(crate) fn out_of_memory() -> *mut u8 {
 #[cold]
 #[inline(never)]
 unsafe fn free_slow(object: *mut u8, class: usize) {
-    // SAFETY: An object exists, and so does the heap.
-    let process = unsafe { Process::get_unchecked() };
+    let process = heap_of(object);
     match cached_thread(process) {
         Some(thread) => {
             process.make_room(thread, class);
@@ -322,9 +329,21 @@ fn large(size: usize, align: usize) -> (*mut u8, bool) {
 #[cold]
 #[inline(never)]
 unsafe fn free_large(object: *mut u8) {
-    // SAFETY: An object exists, and so does the heap.
-    let process = unsafe { Process::get_unchecked() };
+    let process = heap_of(object);
     process.pages.free_large(object);
+    process.notify_if_dirty();
+}
+
+/// The same, with the size that was asked for.
+///
+/// # Safety
+///
+/// As for [`free`].
+#[cold]
+#[inline(never)]
+pub(crate) unsafe fn free_large_sized(object: *mut u8, size: usize) {
+    let process = heap_of(object);
+    process.pages.free_large_sized(object, size);
     process.notify_if_dirty();
 }
 

@@ -25,7 +25,7 @@
 //! ```
 
 use crate::bin::{Bin, LISTS, OCCUPANCY_LISTS, Refill};
-use crate::fatal::fatal;
+use crate::fatal::{fatal, misuse};
 use crate::hand::{HAND_MAX, Hand};
 use crate::large::{self, LargeCounts};
 use crate::metadata::Table;
@@ -526,8 +526,17 @@ impl LocalArena {
         // and the arena is borrowed exclusively.
         let mut slab = unsafe { self.records.slab(id) };
         let offset = (reference as usize) << 3;
-        slab.put_slot(shape.slot_of((offset - slab.byte_offset()) as u32));
-        self.bin(class).free += 1;
+        let slot = shape.slot_of((offset - slab.byte_offset()) as u32);
+        let bin = self.bin(class);
+        if slab.is_free(slot) || bin.has_at_hand(id, slot >> 6, 1 << (slot & 63)) {
+            misuse(
+                "double free",
+                self.object_at(reference).addr().get(),
+                shape.size,
+            );
+        }
+        slab.put_slot(slot);
+        bin.free += 1;
         if slab.record().free >= slab.record().relist_at {
             self.relist(class, id);
         }
@@ -606,7 +615,10 @@ impl LocalArena {
     /// The run of a live large object.
     fn large_run(&self, object: NonNull<u8>) -> PageRun {
         let start = PageIndex::of_offset(self.offset_of(object));
-        debug_assert_eq!(self.source.pages.map().class_entry(start), LARGE_HEAD);
+        let starts_page = object.addr().get().is_multiple_of(PAGE_BYTES);
+        if !starts_page || self.source.pages.map().class_entry(start) != LARGE_HEAD {
+            fatal("free of what is not an object", object.addr().get());
+        }
         PageRun {
             start,
             pages: self.source.pages.map().slab_entry(start),

@@ -166,6 +166,13 @@ impl<T: Zeroable> Table<T> {
         })
     }
 
+    /// The same, and items beyond its end may be read: they are zero.
+    pub(crate) fn reserve_readable(len_max: usize) -> Option<Table<T>> {
+        let table = Table::reserve(len_max)?;
+        // SAFETY: the area is the table's, and nothing of it is committed yet.
+        unsafe { os::allow_reads(table.area.start, table.area.reserved) }.then_some(table)
+    }
+
     /// A table of `len` zeroed items.
     pub(crate) fn with_len(len: usize) -> Option<Table<T>> {
         let mut table = Table::reserve(len)?;

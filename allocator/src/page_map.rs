@@ -49,7 +49,9 @@ impl PageMap {
     /// An empty map that may grow to `pages_max` pages.
     pub(crate) fn reserve(pages_max: usize) -> Option<PageMap> {
         Some(PageMap {
-            classes: Table::reserve(pages_max)?,
+            // Readable beyond what was ever handed out, so that the entry of any address
+            // of the region, however wild, can be looked up: it is 0.
+            classes: Table::reserve_readable(pages_max)?,
             slabs: Table::reserve(pages_max)?,
         })
     }

@@ -5,12 +5,10 @@
 //! does not go to the page heap each time; they are given up when the class is idle.
 
 use crate::bin::{Bin, OCCUPANCY_LISTS};
-use crate::fatal::fatal;
 use crate::punch::{self, Search};
 use crate::remote_free::Inbox;
 use crate::shared_pages::SharedPages;
 use crate::size_class::SizeClass;
-use crate::slab::Slab;
 use crate::stats::Traffic;
 use crate::units::{PageRun, SlabId};
 
@@ -56,11 +54,12 @@ impl Slabs {
     #[inline(always)]
     pub(crate) fn put_slot(&mut self, pages: &SharedPages, slab: SlabId, slot: u32) {
         // SAFETY: The slab is alive and of the bin whose lock guards `self`.
-        let mut slab = unsafe { pages.records().slab(slab) };
-        if slab.is_free(slot) {
-            double_free(slab);
+        let mut record = unsafe { pages.records().slab(slab) };
+        if record.is_free(slot) || self.bin.has_at_hand(slab, slot >> 6, 1 << (slot & 63)) {
+            // SAFETY: As above.
+            unsafe { pages.double_free(slab, slot) };
         }
-        slab.put_slot(slot);
+        record.put_slot(slot);
         self.bin.free += 1;
     }
 
@@ -69,11 +68,14 @@ impl Slabs {
     #[inline]
     fn put(&mut self, pages: &SharedPages, slab: SlabId, word: u32, bits: u64) {
         // SAFETY: The slab is alive and of the bin whose lock guards `self`.
-        let mut slab = unsafe { pages.records().slab(slab) };
-        if slab.word(word) & bits != 0 {
-            double_free(slab);
+        let mut record = unsafe { pages.records().slab(slab) };
+        let free = record.word(word) & bits;
+        if free != 0 || self.bin.has_at_hand(slab, word, bits) {
+            let twice = if free != 0 { free } else { bits };
+            // SAFETY: As above.
+            unsafe { pages.double_free(slab, word << 6 | twice.trailing_zeros()) };
         }
-        slab.put(word, bits);
+        record.put(word, bits);
         self.bin.free += bits.count_ones();
     }
 
@@ -150,14 +152,6 @@ impl Slabs {
         let sparse: u32 = lists.map(|list| self.bin.length(list)).sum();
         sparse >= SPARSE_SLABS_MIN && sparse * SPARSE_SHARE >= self.bin.slabs
     }
-}
-
-#[cold]
-fn double_free(slab: Slab) -> ! {
-    fatal(
-        "double free of an object on this page",
-        slab.record().start.0 as usize,
-    )
 }
 
 /// Notes that the pages of these slots of a slab get memory again.

@@ -32,7 +32,6 @@
 //!
 //! The owner must take slots only from words that it found on its inbox.
 
-use crate::fatal::fatal;
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -110,7 +109,7 @@ impl RemoteWord {
         // `next` before this thread writes it.
         let old = self.bits.fetch_or(slots | QUEUED, AcqRel);
         if old & slots != 0 {
-            Publish::DoubleFree
+            Publish::DoubleFree(old & slots)
         } else if old & QUEUED == 0 {
             Publish::MustPush
         } else {
@@ -127,14 +126,17 @@ enum Publish {
     Done,
     /// The caller must push the word.
     MustPush,
-    /// A slot had been freed before.
-    DoubleFree,
+    /// These slots had been freed before.
+    DoubleFree(u64),
 }
 
 /// Finds words by their number, which is never 0.
 pub(crate) trait Words {
     /// The word with this number.
     fn word(&self, id: u32) -> &RemoteWord;
+
+    /// Stops the process because one of these slots of the word was freed twice.
+    fn double_free(&self, id: u32, slots: u64) -> !;
 }
 
 /// Words on their way to one inbox, which they reach by a single push.
@@ -252,10 +254,7 @@ impl<'a, W: Words, I: Fn(u16) -> &'a Inbox> Outbox<'a, W, I> {
                     chain.add(self.words, slots.word);
                 }
             }
-            Publish::DoubleFree => fatal(
-                "double free in the slab with this remote word",
-                slots.word as usize,
-            ),
+            Publish::DoubleFree(twice) => self.words.double_free(slots.word, twice),
         }
     }
 
@@ -349,6 +348,10 @@ mod tests {
     impl Words for Table {
         fn word(&self, id: u32) -> &RemoteWord {
             &self.0[id as usize - 1]
+        }
+
+        fn double_free(&self, id: u32, slots: u64) -> ! {
+            panic!("slots {slots:b} of word {id} were freed twice")
         }
     }
 
@@ -460,7 +463,7 @@ mod tests {
     fn a_slot_freed_twice_is_noticed() {
         let word = RemoteWord::new(1, 0, 0);
         assert_eq!(word.publish(0b110), Publish::MustPush);
-        assert_eq!(word.publish(0b010), Publish::DoubleFree);
+        assert_eq!(word.publish(0b011), Publish::DoubleFree(0b010));
     }
 }
 
@@ -494,6 +497,10 @@ mod loom_tests {
     impl Words for Arena {
         fn word(&self, id: u32) -> &RemoteWord {
             &self.words[id as usize - 1]
+        }
+
+        fn double_free(&self, id: u32, slots: u64) -> ! {
+            panic!("slots {slots:b} of word {id} were freed twice")
         }
     }
 

@@ -2,7 +2,7 @@
 //! behind its lock, and the addresses by which any thread finds an object's slab
 //! without that lock.
 
-use crate::fatal::fatal;
+use crate::fatal::{fatal, misuse};
 use crate::large::{self, LargeCounts};
 use crate::page_heap::{PageHeap, PageHeapOptions};
 use crate::page_map::LARGE_HEAD;
@@ -13,7 +13,7 @@ use crate::slab::{Records, SlabRecord, SlabSource, extra_offset};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Errno, Lock, Rank};
-use crate::units::{PAGE_BYTES, PAGE_SHIFT, PageIndex, PageRun, SlabId};
+use crate::units::{PAGE_BYTES, PAGE_SHIFT, PageIndex, PageRun, SlabId, pages_for};
 use core::ptr::NonNull;
 
 /// Bytes in which the numbers of slabs count.
@@ -33,6 +33,10 @@ pub(crate) const fn remote_words(class: &SizeClass) -> u32 {
 pub(crate) const fn remote_word_id(slab: SlabId, class: &SizeClass, index: u32) -> u32 {
     slab.0 + (extra_offset(class) / UNIT_BYTES) as u32 + index
 }
+
+/// What a free of an object that was allocated with another size is told.
+pub(crate) const WRONG_SIZE: &str =
+    "free of a pointer with another size than it was allocated with";
 
 /// What all arenas share.
 pub(crate) struct SharedPages {
@@ -165,15 +169,17 @@ impl SharedPages {
         object.addr().wrapping_sub(self.base_address()) >> PAGE_SHIFT
     }
 
-    /// The page map's class entry for an object.
+    /// The page map's class entry for an object; 0 for an address on a page that was
+    /// never handed out.
     ///
     /// # Safety
     ///
-    /// The address lies within a live object of the region.
+    /// The address lies within the region, and within a live object if the result is
+    /// to be one that stays.
     #[inline(always)]
     pub(crate) unsafe fn class_entry(&self, object: *const u8) -> u8 {
-        // SAFETY: The map has grown over every page that was handed out, and the
-        // entry does not change as long as the object lives.
+        // SAFETY: The map has an entry for every page of the region, and that of a
+        // live object does not change.
         unsafe { *self.class_entries.add(self.page_of(object)) }
     }
 
@@ -209,13 +215,34 @@ impl SharedPages {
         };
         let offset = object.addr() - self.base_address() - (start << PAGE_SHIFT);
         let slot = class.slot_of(offset as u32);
-        if slot * class.size != offset as u32 {
-            fatal(
+        if slot * class.size != offset as u32 || slot >= u32::from(class.slots) {
+            misuse(
                 "free of a pointer into the middle of an object",
                 object.addr(),
+                class.size,
             );
         }
         slot
+    }
+
+    /// Stops the process because a slot of the slab was freed twice.
+    ///
+    /// # Safety
+    ///
+    /// The slab is live.
+    #[cold]
+    pub(crate) unsafe fn double_free(&self, slab: SlabId, slot: u32) -> ! {
+        let record = self.records.address(slab).cast::<SlabRecord>();
+        // SAFETY: Neither of the fields changes as long as the slab lives.
+        let (start, class) = unsafe {
+            (
+                (&raw const (*record).start).read(),
+                (&raw const (*record).class).read(),
+            )
+        };
+        let class = GENERAL.class(usize::from(class));
+        let offset = start.byte_offset() + (slot * class.size) as usize;
+        misuse("double free", self.base_address() + offset, class.size)
     }
 
     /// The slot's remote word and the mask of its bit.
@@ -279,8 +306,21 @@ impl SharedPages {
 
     /// Frees a large object. Stops the process where none starts at the address.
     pub(crate) fn free_large(&self, object: *mut u8) {
+        self.free_large_if(object, |_| true);
+    }
+
+    /// Frees a large object that was allocated with this size. Stops the process also
+    /// where it takes another number of pages.
+    pub(crate) fn free_large_sized(&self, object: *mut u8, size: usize) {
+        self.free_large_if(object, |run| run.pages as usize == pages_for(size.max(1)));
+    }
+
+    fn free_large_if(&self, object: *mut u8, fits: impl FnOnce(PageRun) -> bool) {
         self.with(|pages| {
             let run = self.large_run(pages, object);
+            if !fits(run) {
+                fatal(WRONG_SIZE, object.addr());
+            }
             large::free(&mut pages.source.pages, &mut pages.large, run);
         });
     }
@@ -303,12 +343,16 @@ impl SharedPages {
         })
     }
 
-    /// Bytes of a live large object.
+    /// Bytes of a live large object. Stops the process where it does not start at the
+    /// address.
     ///
     /// # Safety
     ///
-    /// The object is live and starts at the address.
+    /// The address lies on the first page of a live large object.
     pub(crate) unsafe fn large_bytes(&self, object: *const u8) -> usize {
+        if object.addr() & (PAGE_BYTES - 1) != 0 {
+            fatal("a pointer into the middle of an object", object.addr());
+        }
         // SAFETY: The entry does not change as long as the object lives.
         let pages = unsafe { *self.slab_entries.add(self.page_of(object)) };
         pages as usize * PAGE_BYTES
@@ -317,7 +361,8 @@ impl SharedPages {
     fn large_run(&self, pages: &Pages, object: *mut u8) -> PageRun {
         let map = pages.source.pages.map();
         let start = PageIndex(self.page_of(object) as u32);
-        if object.addr() & (PAGE_BYTES - 1) != 0 || map.class_entry(start) != LARGE_HEAD {
+        let starts_page = object.addr() & (PAGE_BYTES - 1) == 0;
+        if !(self.contains(object) && starts_page && map.class_entry(start) == LARGE_HEAD) {
             fatal("free of a pointer that was not allocated", object.addr());
         }
         PageRun {
@@ -333,6 +378,13 @@ impl Words for SharedPages {
         // SAFETY: The callers name words of slabs that are alive because one of
         // their slots is, and words change by atomics only.
         unsafe { &*self.records.address(SlabId(id)).cast::<RemoteWord>() }
+    }
+
+    fn double_free(&self, id: u32, slots: u64) -> ! {
+        let word = self.word(id);
+        let slot = word.first_slot() + slots.trailing_zeros();
+        // SAFETY: A slot of the slab is about to be freed, so the slab is alive.
+        unsafe { SharedPages::double_free(self, SlabId(id - word.offset()), slot) }
     }
 }
 

@@ -61,24 +61,59 @@ fn the_library_can_be_opened_and_closed_itself() {
     );
 }
 
+/// What is seen without the hardened mode: on the slow paths, and on the fast ones where
+/// it costs nothing.
 #[test]
-fn a_pointer_from_elsewhere_ends_the_process_with_a_message() {
-    let Some(program) = compile("foreign.c", "foreign", &[]) else {
+fn misuse_that_is_seen_ends_the_process_with_a_message() {
+    const NOT_ALLOCATED: &str = "a pointer that was not allocated (0x";
+    const FREE_OF_NOT_ALLOCATED: &str = "free of a pointer that was not allocated (0x";
+    const WRONG_SIZE: &str = "free of a pointer with another size than it was allocated with (0x";
+    const DOUBLE_FREE: &str = "double free (0x";
+    // Where there are debug assertions, the size is checked first.
+    let of_foreign = if cfg!(debug_assertions) {
+        WRONG_SIZE
+    } else {
+        FREE_OF_NOT_ALLOCATED
+    };
+    let Some(program) = compile("foreign.c", "foreign", &["-pthread".as_ref()]) else {
         return;
     };
     for (kind, message) in [
-        ("static", "slabkv: a pointer that was not allocated (0x"),
-        ("stack", "slabkv: a pointer that was not allocated (0x"),
+        ("static", NOT_ALLOCATED),
+        ("stack", NOT_ALLOCATED),
+        ("wild", FREE_OF_NOT_ALLOCATED),
+        ("large-interior", FREE_OF_NOT_ALLOCATED),
         (
-            "large-interior",
-            "slabkv: free of a pointer that was not allocated (0x",
+            "small-interior",
+            "free of a pointer into the middle of an object (0x",
+        ),
+        ("double", DOUBLE_FREE),
+        ("double-later", DOUBLE_FREE),
+        ("double-elsewhere", DOUBLE_FREE),
+        ("double-large", FREE_OF_NOT_ALLOCATED),
+        ("sized", WRONG_SIZE),
+        ("sized-static", of_foreign),
+        ("sized-large", WRONG_SIZE),
+        ("sized-large-static", FREE_OF_NOT_ALLOCATED),
+        ("realloc-static", NOT_ALLOCATED),
+        ("realloc-freed", NOT_ALLOCATED),
+        (
+            "realloc-interior",
+            "a pointer into the middle of an object (0x",
+        ),
+        ("usable-static", NOT_ALLOCATED),
+        (
+            "usable-interior",
+            "a pointer into the middle of an object (0x",
         ),
     ] {
         let output = output(preloaded(&program).arg(kind));
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(
-            !output.status.success() && stderr.starts_with(message),
+            !output.status.success() && stderr.starts_with(&format!("slabkv: {message}")),
             "{kind}: {stderr}"
         );
     }
+    // The same program without misuse.
+    assert_eq!(stdout(preloaded(&program).arg("none")), "");
 }

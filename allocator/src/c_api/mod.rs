@@ -147,8 +147,8 @@ pub unsafe fn free_sized(object: *mut c_void, size: usize) {
         return;
     }
     if size > SMALL_MAX {
-        // SAFETY: Passed on to the caller. Large objects carry their size.
-        return unsafe { heap::free_unsized(object.cast()) };
+        // SAFETY: Passed on to the caller.
+        return unsafe { heap::free_large_sized(object.cast(), size) };
     }
     // SAFETY: Passed on to the caller.
     unsafe { heap::free_small(object.cast(), class_of(size)) };

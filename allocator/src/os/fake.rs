@@ -51,6 +51,11 @@ pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
     !FAULTS.get().commit && unsafe { memory::commit(start, bytes) }
 }
 
+pub(crate) unsafe fn allow_reads(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: passed on to the caller.
+    !FAULTS.get().reserve && unsafe { memory::allow_reads(start, bytes) }
+}
+
 pub(crate) unsafe fn purge(ranges: &[Range]) -> usize {
     if FAULTS.get().purge {
         return 0;
@@ -135,6 +140,10 @@ mod memory {
     }
 
     pub(crate) unsafe fn commit(_start: NonNull<u8>, _bytes: usize) -> bool {
+        true
+    }
+
+    pub(crate) unsafe fn allow_reads(_start: NonNull<u8>, _bytes: usize) -> bool {
         true
     }
 

@@ -77,6 +77,12 @@ pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
     }
 }
 
+pub(crate) unsafe fn allow_reads(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: the caller's range lies in a reservation of ours. What cannot be written
+    // is charged to nobody, under any overcommit policy.
+    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_READ) == 0 }
+}
+
 pub(crate) unsafe fn purge(ranges: &[Range]) -> usize {
     let mut done = 0;
     while done < ranges.len() {

@@ -41,6 +41,16 @@ pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
     unsafe { system::commit(start, bytes) }
 }
 
+/// Makes reserved pages readable, which read as zero. That needs no memory. False where
+/// the system refuses.
+///
+/// # Safety
+/// The range lies in a reservation, is made of whole pages, and not committed yet.
+pub(crate) unsafe fn allow_reads(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: passed on to the caller.
+    unsafe { system::allow_reads(start, bytes) }
+}
+
 /// Gives the memory behind the ranges back; they stay readable and writable
 /// and read as zero. Returns how many ranges, counted from the first, are
 /// done: fewer than given only where the system refuses.
