@@ -229,7 +229,7 @@ unsafe fn slab_of(pages: &SharedPages, class: usize, object: *mut u8) -> SlabId 
 mod tests {
     use super::*;
     use crate::large;
-    use crate::os::fake::{Faults, inject};
+    use crate::os::fake::{Faults, inject, with_page_bytes};
     use crate::page_heap::PageHeapOptions;
     use crate::process_arena::{CLASSES, ClassFigures};
     use proptest::prelude::*;
@@ -457,78 +457,96 @@ mod tests {
         /// frees them; the books of all arenas and of the pages agree; and in the
         /// end nothing is left.
         #[test]
-        fn arenas_agree_with_a_model(ops in prop::collection::vec((op(), faults()), 1..120)) {
-            let mut subject = Subject::new();
-            for (op, faults) in ops {
-                match op {
-                    Op::Fill { arena, class, count } => subject.fill(arena, class, count, faults),
-                    Op::Release { arena, class, count, stride, blocked } => {
-                        let slots = subject.choose(class, count, stride);
-                        subject.release(arena, class, &slots, blocked);
-                    }
-                    Op::Settle { arena } => {
-                        let arena = subject.arenas.arena(arena);
-                        inject(faults, || arena.settle(&subject.pages));
-                        prop_assert!(!arena.has_mail());
-                    }
-                    Op::Purge => inject(faults, || subject.pages.with(|pages| {
+        fn arenas_agree_with_a_model(
+            ops in prop::collection::vec((op(), faults()), 1..120),
+            page_bytes in prop::sample::select(vec![4_usize << 10, 4 << 10, 16 << 10, 64 << 10]),
+        ) {
+            with_page_bytes(page_bytes, || agree(ops))?;
+        }
+    }
+
+    fn agree(ops: Vec<(Op, Faults)>) -> Result<(), TestCaseError> {
+        let mut subject = Subject::new();
+        for (op, faults) in ops {
+            match op {
+                Op::Fill {
+                    arena,
+                    class,
+                    count,
+                } => subject.fill(arena, class, count, faults),
+                Op::Release {
+                    arena,
+                    class,
+                    count,
+                    stride,
+                    blocked,
+                } => {
+                    let slots = subject.choose(class, count, stride);
+                    subject.release(arena, class, &slots, blocked);
+                }
+                Op::Settle { arena } => {
+                    let arena = subject.arenas.arena(arena);
+                    inject(faults, || arena.settle(&subject.pages));
+                    prop_assert!(!arena.has_mail());
+                }
+                Op::Purge => inject(faults, || {
+                    subject.pages.with(|pages| {
                         pages.source.pages.purge(u32::MAX);
                         pages.source.records.purge();
-                    })),
-                    Op::AllocateLarge { size } => {
-                        let (object, zero) =
-                            inject(faults, || subject.pages.allocate_large(size, 1));
-                        if !object.is_null() {
-                            // SAFETY: The object was handed out to this test.
-                            unsafe {
-                                let bytes = core::slice::from_raw_parts(object, size);
-                                prop_assert!(!zero || bytes.iter().all(|byte| *byte == 0));
-                                object.write_bytes(7, size);
-                            }
-                            subject.large.push((object, size));
+                    })
+                }),
+                Op::AllocateLarge { size } => {
+                    let (object, zero) = inject(faults, || subject.pages.allocate_large(size, 1));
+                    if !object.is_null() {
+                        // SAFETY: The object was handed out to this test.
+                        unsafe {
+                            let bytes = core::slice::from_raw_parts(object, size);
+                            prop_assert!(!zero || bytes.iter().all(|byte| *byte == 0));
+                            object.write_bytes(7, size);
                         }
+                        subject.large.push((object, size));
                     }
-                    Op::ResizeLarge { pick, size } if !subject.large.is_empty() => {
-                        let at = pick % subject.large.len();
-                        let (object, old) = subject.large[at];
-                        let moved = inject(faults, || subject.pages.resize_large(object, size));
-                        if !moved.is_null() {
-                            // SAFETY: The object is live and has this size.
-                            unsafe {
-                                let bytes = core::slice::from_raw_parts(moved, old.min(size));
-                                prop_assert!(bytes.iter().all(|byte| *byte == 7));
-                                moved.write_bytes(7, size);
-                                prop_assert!(subject.pages.large_bytes(moved) >= size);
-                            }
-                            subject.large[at] = (moved, size);
-                        }
-                    }
-                    Op::FreeLarge { pick } if !subject.large.is_empty() => {
-                        let (object, _) = subject.large.swap_remove(pick % subject.large.len());
-                        subject.pages.free_large(object);
-                    }
-                    Op::ResizeLarge { .. } | Op::FreeLarge { .. } => {}
                 }
-                subject.check();
+                Op::ResizeLarge { pick, size } if !subject.large.is_empty() => {
+                    let at = pick % subject.large.len();
+                    let (object, old) = subject.large[at];
+                    let moved = inject(faults, || subject.pages.resize_large(object, size));
+                    if !moved.is_null() {
+                        // SAFETY: The object is live and has this size.
+                        unsafe {
+                            let bytes = core::slice::from_raw_parts(moved, old.min(size));
+                            prop_assert!(bytes.iter().all(|byte| *byte == 7));
+                            moved.write_bytes(7, size);
+                            prop_assert!(subject.pages.large_bytes(moved) >= size);
+                        }
+                        subject.large[at] = (moved, size);
+                    }
+                }
+                Op::FreeLarge { pick } if !subject.large.is_empty() => {
+                    let (object, _) = subject.large.swap_remove(pick % subject.large.len());
+                    subject.pages.free_large(object);
+                }
+                Op::ResizeLarge { .. } | Op::FreeLarge { .. } => {}
             }
-            for class in 0..CLASSES {
-                let slots = subject.choose(class, usize::MAX, 1);
-                subject.release(0, class, &slots, Some(1));
-            }
-            for (object, _) in core::mem::take(&mut subject.large) {
-                subject.pages.free_large(object);
-            }
-            subject.settle();
             subject.check();
-            subject.pages.with(|pages| {
-                prop_assert_eq!(pages.source.pages.counts().used, 0);
-                pages.source.pages.purge(u32::MAX);
-                pages.source.records.purge();
-                prop_assert_eq!(pages.source.pages.counts().resident(), 0);
-                prop_assert_eq!(pages.source.records.resident_bytes(), 0);
-                Ok(())
-            })?;
         }
+        for class in 0..CLASSES {
+            let slots = subject.choose(class, usize::MAX, 1);
+            subject.release(0, class, &slots, Some(1));
+        }
+        for (object, _) in core::mem::take(&mut subject.large) {
+            subject.pages.free_large(object);
+        }
+        subject.settle();
+        subject.check();
+        subject.pages.with(|pages| {
+            prop_assert_eq!(pages.source.pages.counts().used, 0);
+            pages.source.pages.purge(u32::MAX);
+            pages.source.records.purge();
+            prop_assert_eq!(pages.source.pages.counts().resident(), 0);
+            prop_assert_eq!(pages.source.records.resident_bytes(), 0);
+            Ok(())
+        })
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::global_alloc::SlabAlloc;
 use crate::process::Process;
-use crate::settings::{ExitReport, Profile, Settings};
+use crate::settings::{ExitReport, HugePages, Profile, Settings};
 
 impl SlabAlloc {
     /// Changes everything that a profile stands for.
@@ -19,6 +19,7 @@ impl SlabAlloc {
         self.set_purge_delay_ms(settings.purge_delay_ms);
         self.set_background_thread(settings.background_thread);
         self.set_cache_bytes(settings.cache_bytes);
+        self.set_huge_pages(settings.huge_pages);
         self.set_stats_at_exit(settings.stats_at_exit);
     }
 
@@ -47,6 +48,15 @@ impl SlabAlloc {
     pub fn set_cache_bytes(&self, cache_bytes: usize) {
         if let Some(process) = Process::get_or_make() {
             process.set_cache_bytes(cache_bytes);
+        }
+    }
+
+    /// Changes which memory gets huge pages. The background thread makes them, some
+    /// seconds after memory has come into use, at most about a hundred per second. What
+    /// is no longer to have any gets small pages at once, at 0.1 ms for each huge one.
+    pub fn set_huge_pages(&self, huge_pages: HugePages) {
+        if let Some(process) = Process::get_or_make() {
+            process.set_huge_pages(huge_pages);
         }
     }
 

@@ -95,7 +95,7 @@
 //! ```text
 //! words     fatal sync units size_class options settings
 //! system    os cgroup
-//! pages     metadata bit_sets buddy decay refault page_map chunk page_heap page_purge record_pool
+//! pages     metadata bit_sets buddy decay refault density page_map chunk page_heap page_purge promotion record_pool
 //! objects   slab bin hand punch large evacuation merging remote_free
 //! arenas    stats local_arena upkeep relocation heap_map introspect handle_arena arena model
 //! shared    shared_pages process_bin process_arena arena_table purger
@@ -169,6 +169,7 @@ mod bit_sets;
 mod buddy;
 mod chunk;
 mod decay;
+mod density;
 mod evacuation;
 mod hand;
 mod heap_map;
@@ -181,6 +182,8 @@ mod os;
 mod page_heap;
 mod page_map;
 mod page_purge;
+#[cfg_attr(loom, allow(dead_code))]
+mod promotion;
 mod punch;
 mod record_pool;
 pub mod relocation;
@@ -211,5 +214,5 @@ pub use evacuation::{Prediction, Victim, VictimPolicy};
 pub use local_arena::LocalArena;
 pub use options::{ArenaOptions, Classes};
 pub use relocation::{Finished, LiveSlot};
-pub use settings::{ExitReport, Profile, Settings};
+pub use settings::{ExitReport, HugePages, Profile, Settings};
 pub use stats::{ArenaStats, ChunkStats, ClassStats, Extent, ExtentKind, Purged, Traffic, Waste};

@@ -28,10 +28,12 @@ pub(crate) struct Area {
 unsafe impl Send for Area {}
 
 impl Area {
-    /// Reserves `bytes`, rounded up to pages, aligned to `align` and growing
-    /// by multiples of `growth` bytes.
+    /// Reserves `bytes`, aligned to `align` and growing by multiples of `growth`
+    /// bytes, all rounded up to pages of the system's.
     pub(crate) fn reserve(bytes: usize, align: usize, growth: usize) -> Option<Area> {
-        let reserved = bytes.max(1).checked_next_multiple_of(PAGE_BYTES)?;
+        let page_bytes = os::page_bytes();
+        let reserved = bytes.max(1).checked_next_multiple_of(page_bytes)?;
+        let growth = growth.next_multiple_of(page_bytes);
         Some(Area {
             start: os::reserve(reserved, align)?,
             reserved,
@@ -220,8 +222,8 @@ impl<T: Zeroable> Table<T> {
     }
 
     /// Turns the items from `first` to `first + count` into zeros and gives
-    /// their memory back: both borders lie on pages. False, with nothing
-    /// changed, where the system refuses.
+    /// their memory back: both borders lie on pages of the system's. False, with
+    /// nothing changed, where the system refuses.
     pub(crate) fn purge(&mut self, first: usize, count: usize) -> bool {
         let (offset, bytes) = (first * size_of::<T>(), count * size_of::<T>());
         debug_assert!(offset.is_multiple_of(PAGE_BYTES) && bytes.is_multiple_of(PAGE_BYTES));

@@ -5,7 +5,7 @@
 use crate::evacuation::{Victim, VictimPolicy};
 use crate::local_arena::LocalArena;
 use crate::options::{ArenaOptions, Classes};
-use crate::os::fake::{Faults, inject};
+use crate::os::fake::{Faults, has_refused, inject};
 use crate::stats::ExtentKind;
 use crate::units::{CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES};
 use core::ptr::NonNull;
@@ -262,13 +262,14 @@ impl Subject {
     }
 
     /// Performs one step, during which the system refuses what `faults` says:
-    /// 1 commits, 2 purges, 4 moves of pages.
+    /// 1 commits, 2 purges, 4 moves of pages. Huge pages are not looked for here.
     pub fn apply(&mut self, op: Op, faults: u8) {
         let faults = Faults {
             reserve: false,
             commit: faults & 1 != 0,
             purge: faults & 2 != 0,
             move_pages: faults & 4 != 0,
+            huge: false,
         };
         match op {
             Op::Allocate { size } => self.allocate(size as usize, 0, faults),
@@ -355,13 +356,14 @@ impl Subject {
             Op::PurgeDue { elapsed_ms } => {
                 self.now_ms += u64::from(elapsed_ms);
                 let purged = inject(faults, || self.arena.purge_due(self.now_ms, 4 << 20));
-                let dirty = self.arena.stats().dirty_bytes;
-                assert!(purged.next_due_ms.is_some() || dirty == 0);
+                // Of the system's pages only whole ones can go.
+                let purgeable = self.arena.source.pages.counts().purgeable();
+                assert!(purged.next_due_ms.is_some() || purgeable == 0);
             }
             Op::PurgeAll => {
                 inject(faults, || self.arena.purge_all());
-                if !faults.purge {
-                    assert_eq!(self.arena.stats().dirty_bytes, 0);
+                if !faults.purge && !has_refused() {
+                    assert_eq!(self.arena.source.pages.counts().purgeable(), 0);
                 }
             }
         }
@@ -379,6 +381,7 @@ impl Subject {
             Some(object) => self.enter(object, size, align),
             None => assert!(
                 faults.commit
+                    || has_refused()
                     || align > 4096
                     || cfg!(miri)
                     || self.bytes > self.bytes_max / 8
@@ -424,7 +427,10 @@ impl Subject {
             };
             let Some(live) = self.arena.live_from(&victim, from) else {
                 let finished = self.arena.finish(victim);
-                assert!(finished.is_done, "an emptied victim is released");
+                assert!(
+                    finished.is_done || has_refused(),
+                    "an emptied victim is released"
+                );
                 continue;
             };
             let place = self.places[&live.object.as_ptr().addr()];
@@ -495,6 +501,7 @@ impl Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::fake::{inject_at, reserved_bytes, with_page_bytes};
     use proptest::prelude::*;
 
     #[test]
@@ -526,17 +533,102 @@ mod tests {
             general in any::<bool>(),
             steps in prop::collection::vec(any::<[u8; 8]>(), 1..150),
         ) {
-            let classes = if general { Classes::General } else { Classes::Fine };
-            let bytes_max = if cfg!(miri) { 100 << 10 } else { 24 << 20 };
-            let mut subject = Subject::new(classes, bytes_max).unwrap();
+            agrees(general, &steps);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// The same where the system's pages are larger than ours: every request is
+        /// held to them.
+        #[test]
+        fn an_arena_agrees_with_its_model_on_large_pages(
+            general in any::<bool>(),
+            page_bytes in prop::sample::select(vec![8_usize << 10, 16 << 10, 64 << 10]),
+            steps in prop::collection::vec(any::<[u8; 8]>(), 1..150),
+        ) {
+            with_page_bytes(page_bytes, || agrees(general, &steps));
+        }
+    }
+
+    /// Every request to the system that a long sequence of operations makes is refused
+    /// in turn, that for address space included: nothing is lost, what was allocated
+    /// stays as it was, and all goes on.
+    #[test]
+    #[cfg_attr(miri, ignore = "too slow")]
+    fn each_request_may_be_refused() {
+        let mut random = 1_u64;
+        let steps: Vec<[u8; 8]> = (0..120)
+            .map(|_| {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(99);
+                let mut step = random.rotate_left(29).to_le_bytes();
+                step[1] = 255;
+                step
+            })
+            .collect();
+        let kinds = [(Classes::Fine, 4 << 10), (Classes::General, 16 << 10)];
+        for (classes, page_bytes) in kinds {
+            with_page_bytes(page_bytes, || {
+                // Where the region lies decides how much an alignment skips, and so how
+                // many requests there are in a run.
+                let (mut number, mut runs_without) = (0, 0);
+                while runs_without < 10 {
+                    match is_survived(number, classes, &steps) {
+                        true => runs_without = 0,
+                        false => runs_without += 1,
+                    }
+                    number += 1;
+                }
+                assert!(number > 30, "{number} requests");
+            });
+        }
+    }
+
+    /// Goes through the steps while the request of this number is refused. Returns
+    /// whether there was such a request.
+    fn is_survived(number: u32, classes: Classes, steps: &[[u8; 8]]) -> bool {
+        let reserved = reserved_bytes();
+        let (subject, met) = inject_at(number, || {
+            let mut subject = Subject::new(classes, 24 << 20)?;
+            let mut was_refused = false;
             for bytes in steps {
                 let (op, faults) = Op::decode(&mut &bytes[..]).unwrap();
                 subject.apply(op, faults);
-                if !cfg!(miri) {
+                if has_refused() && !was_refused {
+                    was_refused = true;
                     subject.check();
                 }
             }
-            subject.finish();
+            Some(subject)
+        });
+        match subject {
+            Some(subject) => {
+                subject.check();
+                subject.finish();
+            }
+            None => assert!(met, "address space is there"),
         }
+        assert_eq!(reserved_bytes(), reserved, "request {number}");
+        met
+    }
+
+    fn agrees(general: bool, steps: &[[u8; 8]]) {
+        let classes = match general {
+            true => Classes::General,
+            false => Classes::Fine,
+        };
+        let bytes_max = if cfg!(miri) { 100 << 10 } else { 24 << 20 };
+        let mut subject = Subject::new(classes, bytes_max).unwrap();
+        for bytes in steps {
+            let (op, faults) = Op::decode(&mut &bytes[..]).unwrap();
+            subject.apply(op, faults);
+            if !cfg!(miri) {
+                subject.check();
+            }
+        }
+        subject.finish();
     }
 }

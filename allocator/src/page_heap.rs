@@ -16,10 +16,12 @@
 //! Nothing here locks: `&mut self` says that the caller owns the heap.
 
 use crate::bit_sets::BitSets;
-use crate::buddy::{BuddyCounts, ORDERS, order_for};
-use crate::chunk::Chunk;
+use crate::buddy::{BuddyCounts, ORDERS, PageBits, order_for};
+use crate::chunk::{Chunk, whole_groups};
 use crate::decay::Decay;
+use crate::density::Sweep;
 use crate::metadata::{Area, Table};
+use crate::os;
 use crate::page_map::{GROUP_CHUNKS, PAIR_CHUNKS, PageMap};
 use crate::units::{
     CHUNK_BYTES, CHUNK_ORDER, CHUNK_PAGES, CHUNK_SHIFT, ChunkIndex, PAGE_BYTES, PageIndex, PageRun,
@@ -36,6 +38,9 @@ pub(crate) const DIRTY: usize = ORDERS;
 const CLOSED: usize = ORDERS + 1;
 const SETS: usize = ORDERS + 2;
 
+/// Free pages per huge page, on average, that stay for its sake: a sixty-fourth.
+const SPARED_PAGES: u32 = CHUNK_PAGES / 64;
+
 /// At what a region starts a multiple of, in bytes: runs can be aligned to that.
 /// More than a chunk where there is address space to spare.
 fn region_align(bytes: usize) -> usize {
@@ -45,6 +50,14 @@ fn region_align(bytes: usize) -> usize {
     } else {
         CHUNK_BYTES
     }
+}
+
+/// Pages in a page of the system's; `None` where that is larger than is provided for.
+fn system_pages() -> Option<u32> {
+    /// 64 KiB: a dead page of the system's then still fits into a slab.
+    const PAGES_MAX: usize = 16;
+    let pages = (os::page_bytes() / PAGE_BYTES).max(1);
+    (pages <= PAGES_MAX).then_some(pages as u32)
 }
 
 /// What a heap is made with.
@@ -67,6 +80,14 @@ pub(crate) struct PageCounts {
     pub(crate) punched: u32,
     /// Free pages with memory behind them.
     pub(crate) dirty: u32,
+    /// Of these, those that lie in a page of the system's with pages in use.
+    pub(crate) held: u32,
+    /// Chunks that huge pages are allowed in, and dirty pages in them.
+    pub(crate) huge_chunks: u32,
+    pub(crate) huge_dirty: u32,
+    /// How often a chunk has got a huge page, and lost it.
+    pub(crate) promotions: u64,
+    pub(crate) demotions: u64,
     /// Chunks with pages handed out or dirty, and groups with such chunks.
     pub(crate) open_chunks: u32,
     pub(crate) open_groups: u32,
@@ -89,6 +110,17 @@ impl PageCounts {
     pub(crate) fn resident(&self) -> u32 {
         self.used - self.punched + self.dirty
     }
+
+    /// Dirty pages that are to be given back in time: all but those that cannot go
+    /// alone, and a few in huge pages, which are worth more than they weigh.
+    pub(crate) fn purgeable(&self) -> u32 {
+        self.dirty - self.held - self.spared()
+    }
+
+    /// Dirty pages that stay because the others in their huge pages are in use.
+    pub(crate) fn spared(&self) -> u32 {
+        (self.huge_chunks * SPARED_PAGES).min(self.huge_dirty)
+    }
 }
 
 /// A page heap with a region of its own.
@@ -102,8 +134,15 @@ pub(crate) struct PageHeap {
     /// and is never used.
     pub(crate) frontier: u32,
     chunks_max: u32,
+    /// Pages in a page of the system's.
+    pub(crate) system_pages: u32,
+    /// Chunks whose entries in the page map fill whole pages of the system's, in
+    /// both arrays and in that of the slabs.
+    group_chunks: u32,
+    pair_chunks: u32,
     pub(crate) counts: PageCounts,
     pub(crate) decay: Decay,
+    pub(crate) sweep: Sweep,
 }
 
 impl PageHeap {
@@ -126,8 +165,10 @@ impl PageHeap {
 
     fn with_region(bytes: usize, decay_ms: u32) -> Option<PageHeap> {
         let chunks_max = u32::try_from(bytes / CHUNK_BYTES).ok()?;
+        let system_pages = system_pages()?;
         // Records are closed and given back by groups.
-        let groups = (chunks_max.next_multiple_of(GROUP_CHUNKS)) as usize;
+        let group_chunks = GROUP_CHUNKS * system_pages;
+        let groups = (chunks_max.next_multiple_of(group_chunks)) as usize;
         let mut heap = PageHeap {
             region: Area::reserve(bytes, region_align(bytes), COMMIT_BYTES)?,
             map: PageMap::reserve(groups * CHUNK_PAGES as usize)?,
@@ -135,8 +176,12 @@ impl PageHeap {
             sets: BitSets::new(SETS, chunks_max)?,
             frontier: 1,
             chunks_max,
+            system_pages,
+            group_chunks,
+            pair_chunks: PAIR_CHUNKS * system_pages,
             counts: PageCounts::default(),
             decay: Decay::new(decay_ms),
+            sweep: Sweep::default(),
         };
         heap.chunks.grow_to(1).then_some(heap)
     }
@@ -382,7 +427,7 @@ impl PageHeap {
         if frontier <= self.frontier {
             return true;
         }
-        let groups = frontier.next_multiple_of(GROUP_CHUNKS) as usize;
+        let groups = frontier.next_multiple_of(self.group_chunks) as usize;
         if !(self.chunks.grow_to(groups)
             && self.map.grow_to(groups * CHUNK_PAGES as usize)
             && self.region.grow_to(frontier as usize * CHUNK_BYTES))
@@ -397,8 +442,8 @@ impl PageHeap {
     }
 
     fn open(&mut self, chunk: u32) {
-        self.counts.open_groups += u32::from(self.are_closed(chunk, GROUP_CHUNKS));
-        self.counts.open_pairs += u32::from(self.are_closed(chunk, PAIR_CHUNKS));
+        self.counts.open_groups += u32::from(self.are_closed(chunk, self.group_chunks));
+        self.counts.open_pairs += u32::from(self.are_closed(chunk, self.pair_chunks));
         self.sets.remove(CLOSED, chunk);
         self.counts.open_chunks += 1;
         self.chunks.items_mut()[chunk as usize].open(&mut self.counts.buddy);
@@ -411,6 +456,18 @@ impl PageHeap {
         let record = &mut self.chunks.items_mut()[chunk as usize];
         let listed = record.buddy.longest().map_or(0, |order| order as u8 + 1);
         let dirty = record.dirty() > 0;
+        let held = match self.system_pages {
+            1 => 0,
+            pages => record.held_pages(pages) as u16,
+        };
+        self.counts.held += u32::from(held);
+        self.counts.held -= u32::from(core::mem::replace(&mut record.held, held));
+        let huge_dirty = match record.density.is_huge {
+            true => record.dirty() as u16 - held,
+            false => 0,
+        };
+        self.counts.huge_dirty += u32::from(huge_dirty);
+        self.counts.huge_dirty -= u32::from(core::mem::replace(&mut record.huge_dirty, huge_dirty));
         if listed != record.listed {
             let before = core::mem::replace(&mut record.listed, listed);
             if before > 0 {
@@ -438,16 +495,17 @@ impl PageHeap {
         self.relist(chunk);
         self.sets.insert(CLOSED, chunk);
         self.counts.open_chunks -= 1;
-        if self.are_closed(chunk, PAIR_CHUNKS) {
+        if self.are_closed(chunk, self.pair_chunks) {
             self.counts.open_pairs -= 1;
-            let pair = chunk / PAIR_CHUNKS * PAIR_CHUNKS;
-            self.map.purge_pair(ChunkIndex(pair));
+            let pair = chunk / self.pair_chunks * self.pair_chunks;
+            self.map.purge_slabs(ChunkIndex(pair), self.pair_chunks);
         }
-        if self.are_closed(chunk, GROUP_CHUNKS) {
+        if self.are_closed(chunk, self.group_chunks) {
             self.counts.open_groups -= 1;
-            let group = chunk / GROUP_CHUNKS * GROUP_CHUNKS;
-            self.chunks.purge(group as usize, GROUP_CHUNKS as usize);
-            self.map.purge_group(ChunkIndex(group));
+            let group = chunk / self.group_chunks * self.group_chunks;
+            self.chunks
+                .purge(group as usize, self.group_chunks as usize);
+            self.map.purge_classes(ChunkIndex(group), self.group_chunks);
         }
     }
 
@@ -469,7 +527,7 @@ impl PageHeap {
     pub(crate) fn metadata_bytes(&self) -> usize {
         // Per group a page of chunk records and one of classes, per pair one of slabs.
         let pages = 2 * self.counts.open_groups + self.counts.open_pairs;
-        pages as usize * PAGE_BYTES + self.sets.resident_bytes(self.frontier)
+        (pages * self.system_pages) as usize * PAGE_BYTES + self.sets.resident_bytes(self.frontier)
     }
 
     /// The first byte of a page.
@@ -482,6 +540,13 @@ impl PageHeap {
     /// memory behind `from` comes to lie behind the pages from `to` on. False,
     /// with nothing changed, where the system cannot.
     pub(crate) fn move_contents(&mut self, from: PageRun, to: PageIndex) -> bool {
+        let target = PageRun { start: to, ..from };
+        let whole = [from, target]
+            .iter()
+            .all(|run| self.is_made_of_system_pages(run));
+        if !whole || !self.demote_all(&[from, target]) {
+            return false;
+        }
         if !self.region.move_pages(from, to) {
             return false;
         }
@@ -490,6 +555,28 @@ impl PageHeap {
             self.counts.punched += record.punched(start, pages);
         }
         true
+    }
+
+    /// Whether the run consists of whole pages of the system's.
+    pub(crate) fn is_made_of_system_pages(&self, run: &PageRun) -> bool {
+        run.start.0.is_multiple_of(self.system_pages) && run.pages.is_multiple_of(self.system_pages)
+    }
+
+    /// Of the pages behind `start` that are dead, as bits, those that make up whole
+    /// pages of the system's, unless all of such a page was punched before.
+    pub(crate) fn whole_system_pages(&self, start: PageIndex, dead: u16, punched: u16) -> u16 {
+        if self.system_pages == 1 {
+            return dead & !punched;
+        }
+        let shift = start.0 & 63;
+        let whole = |pages: u16| {
+            let spread = u128::from(pages) << shift;
+            let mut bits = PageBits::default();
+            (bits[0], bits[1]) = (spread as u64, (spread >> 64) as u64);
+            let bits = whole_groups(&bits, self.system_pages);
+            ((u128::from(bits[0]) | u128::from(bits[1]) << 64) >> shift) as u16
+        };
+        whole(dead) & !whole(punched)
     }
 
     /// Notes that pages which may have been punched are about to be touched.
@@ -509,6 +596,8 @@ impl PageHeap {
             handed_total: self.counts.handed_total,
             fresh_total: self.counts.fresh_total,
             purged_total: self.counts.purged_total,
+            promotions: self.counts.promotions,
+            demotions: self.counts.demotions,
             purges_refused: self.counts.purges_refused,
             ..PageCounts::default()
         };
@@ -518,11 +607,11 @@ impl PageHeap {
             let listed: Vec<usize> = (0..SETS)
                 .filter(|set| self.sets.contains(*set, index))
                 .collect();
-            if index == 1 || index.is_multiple_of(GROUP_CHUNKS) {
-                counts.open_groups += u32::from(!self.are_closed(index, GROUP_CHUNKS));
+            if index == 1 || index.is_multiple_of(self.group_chunks) {
+                counts.open_groups += u32::from(!self.are_closed(index, self.group_chunks));
             }
-            if index == 1 || index.is_multiple_of(PAIR_CHUNKS) {
-                counts.open_pairs += u32::from(!self.are_closed(index, PAIR_CHUNKS));
+            if index == 1 || index.is_multiple_of(self.pair_chunks) {
+                counts.open_pairs += u32::from(!self.are_closed(index, self.pair_chunks));
             }
             let Some(record) = self.chunk(ChunkIndex(index)) else {
                 assert_eq!(listed, [CLOSED], "chunk {index}");
@@ -539,6 +628,12 @@ impl PageHeap {
             counts.used += record.used_pages();
             counts.punched += record.punched_pages();
             counts.dirty += record.dirty();
+            counts.held += record.held_pages(self.system_pages);
+            if record.density.is_huge {
+                counts.huge_chunks += 1;
+                counts.huge_dirty += record.dirty() - record.held_pages(self.system_pages);
+                assert_eq!(record.punched_pages(), 0, "chunk {index}");
+            }
             counts.open_chunks += 1;
             for order in 0..ORDERS {
                 counts.buddy.free_blocks[order] += record.buddy.blocks(order).count() as u32;
@@ -559,7 +654,8 @@ impl PageHeap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::fake::{Faults, inject};
+    use crate::os::fake::{Faults, huge_ranges, inject, with_page_bytes};
+    use crate::promotion::Found;
     use crate::units::SlabId;
     use proptest::prelude::*;
 
@@ -610,13 +706,35 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Allocate { pages: u32, align_log2: u32 },
-        Free { pick: usize },
-        Extend { pick: usize, pages: u32 },
-        FreeTail { pick: usize, pages: u32 },
-        Purge { pages: u32 },
-        Wait { ms: u64 },
-        Punch { pick: usize },
+        Allocate {
+            pages: u32,
+            align_log2: u32,
+        },
+        Free {
+            pick: usize,
+        },
+        Extend {
+            pick: usize,
+            pages: u32,
+        },
+        FreeTail {
+            pick: usize,
+            pages: u32,
+        },
+        Purge {
+            pages: u32,
+        },
+        Wait {
+            ms: u64,
+        },
+        Punch {
+            pick: usize,
+        },
+        /// Sweeps for dense chunks, so that some get huge pages.
+        Promote {
+            sweeps: u8,
+            collapses: bool,
+        },
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -630,15 +748,18 @@ mod tests {
             1 => (0u32..3000).prop_map(|pages| Step::Purge { pages }),
             1 => (0u64..300).prop_map(|ms| Step::Wait { ms }),
             1 => any::<usize>().prop_map(|pick| Step::Punch { pick }),
+            1 => (1u8..8, prop::bool::weighted(0.8))
+                .prop_map(|(sweeps, collapses)| Step::Promote { sweeps, collapses }),
         ]
     }
 
     fn faults() -> impl Strategy<Value = Faults> {
         prop_oneof![
             4 => Just(Faults::default()),
-            1 => any::<(bool, bool)>().prop_map(|(commit, purge)| Faults {
+            1 => any::<(bool, bool, bool)>().prop_map(|(commit, purge, huge)| Faults {
                 commit,
                 purge,
+                huge,
                 ..Faults::default()
             }),
         ]
@@ -648,84 +769,117 @@ mod tests {
         #[test]
         fn runs_never_overlap_and_the_books_balance(
             steps in prop::collection::vec((step(), faults()), 1..60),
+            system_pages in prop::sample::select(vec![1_usize, 1, 1, 4, 16]),
         ) {
-            let mut subject = Subject { heap: heap(40, 100), runs: Vec::new(), marks: 0 };
-            let mut now = 0;
-            for (step, faults) in steps {
-                let heap = &mut subject.heap;
-                match step {
-                    Step::Allocate { pages, align_log2 } => {
-                        let align = 1 << align_log2;
-                        let run = inject(faults, || heap.allocate_aligned(pages, align));
-                        if let Some(run) = run {
-                            prop_assert_eq!(run.pages, pages);
-                            let address = subject.heap.address(run.start).as_ptr().addr();
-                            prop_assert!(address.is_multiple_of((align as usize) << 12));
-                            subject.enter(run);
-                        }
-                    }
-                    Step::Free { pick } if !subject.runs.is_empty() => {
-                        let run = subject.leave(pick % subject.runs.len());
-                        subject.heap.free(run);
-                    }
-                    Step::Extend { pick, pages } if !subject.runs.is_empty() => {
-                        let index = pick % subject.runs.len();
-                        let run = subject.runs[index];
-                        let longer = run.pages + pages;
-                        if inject(faults, || heap.extend(run, longer)) {
-                            subject.leave(index);
-                            subject.enter(PageRun { pages: longer, ..run });
-                        }
-                    }
-                    Step::FreeTail { pick, pages } if !subject.runs.is_empty() => {
-                        let run = subject.leave(pick % subject.runs.len());
-                        let kept = PageRun { pages: pages.min(run.pages), ..run };
-                        if kept.pages < run.pages {
-                            subject.heap.free(PageRun {
-                                start: kept.end(),
-                                pages: run.pages - kept.pages,
-                            });
-                        }
-                        subject.enter(kept);
-                    }
-                    Step::Purge { pages } => {
-                        let dirty = heap.counts().dirty;
-                        let purged = inject(faults, || heap.purge(pages));
-                        prop_assert_eq!(heap.counts().dirty, dirty - purged);
-                        if !faults.purge {
-                            prop_assert_eq!(purged, dirty.min(pages));
-                        }
-                    }
-                    Step::Wait { ms } => {
-                        now += ms;
-                        let (_, next) = inject(faults, || heap.purge_due(now, u32::MAX));
-                        prop_assert_eq!(next.is_some(), heap.counts().dirty > 0);
-                    }
-                    Step::Punch { pick } if !subject.runs.is_empty() => {
-                        let run = subject.leave(pick % subject.runs.len());
-                        if inject(faults, || subject.heap.punch(&[run])) == 1 {
-                            // SAFETY: the page was handed out to this test.
-                            let first = unsafe { subject.heap.address(run.start).read() };
-                            prop_assert_eq!(first, 0);
-                            subject.heap.map_mut().enter_slab(run, 0, SlabId(1));
-                            subject.heap.check();
-                            subject.heap.refill(run);
-                        }
+            with_page_bytes(system_pages * PAGE_BYTES, || balance(steps))?;
+        }
+    }
+
+    fn balance(steps: Vec<(Step, Faults)>) -> Result<(), TestCaseError> {
+        let mut subject = Subject {
+            heap: heap(40, 100),
+            runs: Vec::new(),
+            marks: 0,
+        };
+        let mut now = 0;
+        for (step, faults) in steps {
+            let heap = &mut subject.heap;
+            match step {
+                Step::Allocate { pages, align_log2 } => {
+                    let align = 1 << align_log2;
+                    let run = inject(faults, || heap.allocate_aligned(pages, align));
+                    if let Some(run) = run {
+                        prop_assert_eq!(run.pages, pages);
+                        let address = subject.heap.address(run.start).as_ptr().addr();
+                        prop_assert!(address.is_multiple_of((align as usize) << 12));
                         subject.enter(run);
                     }
-                    _ => {}
                 }
-                subject.heap.check();
+                Step::Free { pick } if !subject.runs.is_empty() => {
+                    let run = subject.leave(pick % subject.runs.len());
+                    subject.heap.free(run);
+                }
+                Step::Extend { pick, pages } if !subject.runs.is_empty() => {
+                    let index = pick % subject.runs.len();
+                    let run = subject.runs[index];
+                    let longer = run.pages + pages;
+                    if inject(faults, || heap.extend(run, longer)) {
+                        subject.leave(index);
+                        subject.enter(PageRun {
+                            pages: longer,
+                            ..run
+                        });
+                    }
+                }
+                Step::FreeTail { pick, pages } if !subject.runs.is_empty() => {
+                    let run = subject.leave(pick % subject.runs.len());
+                    let kept = PageRun {
+                        pages: pages.min(run.pages),
+                        ..run
+                    };
+                    if kept.pages < run.pages {
+                        subject.heap.free(PageRun {
+                            start: kept.end(),
+                            pages: run.pages - kept.pages,
+                        });
+                    }
+                    subject.enter(kept);
+                }
+                Step::Purge { pages } => {
+                    let PageCounts { dirty, held, .. } = *heap.counts();
+                    let purged = inject(faults, || heap.purge(pages));
+                    prop_assert_eq!(heap.counts().dirty, dirty - purged);
+                    // Pages of the system's go as wholes.
+                    let most = (dirty - held).min(pages + heap.system_pages - 1);
+                    prop_assert!(purged <= most);
+                    if !faults.purge && !faults.huge {
+                        prop_assert!(purged >= (dirty - held).min(pages));
+                    }
+                }
+                Step::Wait { ms } => {
+                    now += ms;
+                    let (_, next) = inject(faults, || heap.purge_due(now, u32::MAX));
+                    prop_assert_eq!(next.is_some(), heap.counts().purgeable() > 0);
+                }
+                Step::Promote { sweeps, collapses } => {
+                    for _ in 0..sweeps {
+                        now += 1000;
+                        while let Found::Dense(chunk) = heap.next_dense(now) {
+                            let allowed = inject(faults, || heap.promote(chunk));
+                            prop_assert!(!allowed || !faults.huge);
+                            if allowed && !collapses {
+                                heap.refuse(chunk);
+                            }
+                        }
+                    }
+                }
+                Step::Punch { pick } if !subject.runs.is_empty() => {
+                    let run = subject.leave(pick % subject.runs.len());
+                    let punch = subject.heap.is_made_of_system_pages(&run);
+                    if punch && inject(faults, || subject.heap.punch(&[run])) == 1 {
+                        // SAFETY: the page was handed out to this test.
+                        let first = unsafe { subject.heap.address(run.start).read() };
+                        prop_assert_eq!(first, 0);
+                        subject.heap.map_mut().enter_slab(run, 0, SlabId(1));
+                        subject.heap.check();
+                        subject.heap.refill(run);
+                    }
+                    subject.enter(run);
+                }
+                _ => {}
             }
-            while !subject.runs.is_empty() {
-                let run = subject.leave(0);
-                subject.heap.free(run);
-            }
-            subject.heap.purge(u32::MAX);
             subject.heap.check();
-            prop_assert_eq!(subject.heap.counts().resident(), 0);
-            prop_assert_eq!(subject.heap.counts().open_chunks, 0);
         }
+        while !subject.runs.is_empty() {
+            let run = subject.leave(0);
+            subject.heap.free(run);
+        }
+        subject.heap.purge(u32::MAX);
+        subject.heap.check();
+        prop_assert_eq!(subject.heap.counts().resident(), 0);
+        prop_assert_eq!(subject.heap.counts().open_chunks, 0);
+        prop_assert_eq!(huge_ranges(), 0);
+        Ok(())
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub(crate) const fn slab_of_entry(entry: u32) -> SlabId {
     SlabId(entry & !(SPARSE | GUESTS))
 }
 
-/// Chunks whose entries fill whole pages of both arrays.
+/// Chunks whose entries fill whole pages of both arrays; where the system's pages
+/// are larger, as many times more are given back at once.
 pub(crate) const GROUP_CHUNKS: u32 = 8;
 /// Chunks whose slab entries fill a page.
 pub(crate) const PAIR_CHUNKS: u32 = 2;
@@ -162,17 +163,17 @@ impl PageMap {
         };
     }
 
-    /// Gives the classes of the group of [`GROUP_CHUNKS`] chunks back that starts
-    /// at `first`, all of whose pages are free.
-    pub(crate) fn purge_group(&mut self, first: ChunkIndex) {
-        let pages = (GROUP_CHUNKS * CHUNK_PAGES) as usize;
+    /// Gives the classes of `chunks` chunks back, a multiple of [`GROUP_CHUNKS`] that
+    /// starts at `first`, all of whose pages are free.
+    pub(crate) fn purge_classes(&mut self, first: ChunkIndex, chunks: u32) {
+        let pages = (chunks * CHUNK_PAGES) as usize;
         self.classes.purge(first.first_page().0 as usize, pages);
     }
 
-    /// Gives the slab entries of the [`PAIR_CHUNKS`] chunks back that start at
-    /// `first`, all of whose pages are free.
-    pub(crate) fn purge_pair(&mut self, first: ChunkIndex) {
-        let pages = (PAIR_CHUNKS * CHUNK_PAGES) as usize;
+    /// Gives the slab entries of `chunks` chunks back, a multiple of [`PAIR_CHUNKS`]
+    /// that starts at `first`, all of whose pages are free.
+    pub(crate) fn purge_slabs(&mut self, first: ChunkIndex, chunks: u32) {
+        let pages = (chunks * CHUNK_PAGES) as usize;
         self.slabs.purge(first.first_page().0 as usize, pages);
     }
 }
@@ -208,7 +209,7 @@ mod tests {
         assert_eq!(map.class_entry(PageIndex(701)), 0);
         map.clear(run(600, 4));
         map.clear(run(700, 1));
-        map.purge_group(ChunkIndex(0));
+        map.purge_classes(ChunkIndex(0), GROUP_CHUNKS);
         assert!((0..4096).all(|page| map.class_entry(PageIndex(page)) == 0));
         assert_eq!(map.class_entry(PageIndex(1 << 20)), 0);
     }

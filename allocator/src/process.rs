@@ -13,10 +13,11 @@ use crate::heap_stats::Sources;
 use crate::os;
 use crate::page_heap::PageHeapOptions;
 use crate::process_arena::{CLASSES, ProcessArena};
+use crate::promotion::USED_PAGES_MIN;
 use crate::purger::{Caller, DIRTY_PAGES_START, DIRTY_PAGES_WAKE, PURGE_PAGES_MAX, Purger};
 use crate::refault::Refaults;
 use crate::report;
-use crate::settings::{self, ExitReport, Settings};
+use crate::settings::{self, ExitReport, HugePages, Settings};
 use crate::shared_pages::SharedPages;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize};
@@ -159,6 +160,7 @@ impl Process {
                 let process = Self::new(&settings)?;
                 PURGE_DELAY_MS.store(settings.purge_delay_ms, Relaxed);
                 CACHE_BYTES.store(settings.cache_bytes, Relaxed);
+                PURGER.set_wants_huge(settings.huge_pages == HugePages::Dense);
                 STATS_AT_EXIT.store(settings.stats_at_exit as u8, Relaxed);
                 if !settings.background_thread {
                     BACKGROUND.forbid();
@@ -342,12 +344,13 @@ impl Process {
     }
 
     /// Starts the purge thread from an allocation, where frees may not and it will be
-    /// needed.
+    /// needed, or where huge pages are wanted, which take no frees.
     #[inline]
     pub(crate) fn start_if_due(&self) {
-        let due = self.pages.dirty() >= DIRTY_PAGES_START
-            || self.pages.resident() >= RESIDENT_PAGES_START;
-        if due && !FREES_START.load(Relaxed) {
+        let resident = self.pages.resident();
+        let due = self.pages.dirty() >= DIRTY_PAGES_START || resident >= RESIDENT_PAGES_START;
+        let may_promote = resident >= USED_PAGES_MIN && PURGER.wants_huge();
+        if due && (may_promote || !FREES_START.load(Relaxed)) {
             BACKGROUND.start_once();
         }
     }
@@ -437,6 +440,18 @@ impl Process {
         PURGER.next_epoch();
     }
 
+    /// Changes which memory gets huge pages.
+    pub(crate) fn set_huge_pages(&self, huge_pages: HugePages) {
+        PURGER.set_wants_huge(huge_pages == HugePages::Dense);
+        if huge_pages == HugePages::Off {
+            self.pages
+                .with(|pages| pages.source.pages.demote_everything());
+        } else {
+            // The thread may have nothing else to do.
+            BACKGROUND.notify(false);
+        }
+    }
+
     /// Has figures written at exit, or not.
     pub(crate) fn set_stats_at_exit(&self, wanted: ExitReport) {
         STATS_AT_EXIT.store(wanted as u8, Relaxed);
@@ -451,6 +466,10 @@ impl Process {
             purge_delay_ms: PURGE_DELAY_MS.load(Relaxed),
             background_thread: BACKGROUND.is_allowed(),
             cache_bytes: CACHE_BYTES.load(Relaxed),
+            huge_pages: match PURGER.wants_huge() {
+                true => HugePages::Dense,
+                false => HugePages::Off,
+            },
             stats_at_exit: exit_report(),
         }
     }

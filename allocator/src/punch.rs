@@ -77,7 +77,10 @@ pub(crate) unsafe fn punch(
             // such as the walk has passed.
             let next = slab.record().next;
             let dead = match look(slab, class, search) {
-                Look::Dead(pages) => pages,
+                Look::Dead(dead) => {
+                    let record = slab.record();
+                    pages.whole_system_pages(record.start, dead, record.punched)
+                }
                 Look::Later => {
                     bin.search_again = true;
                     0
@@ -104,7 +107,9 @@ pub(crate) fn punch_slab(mut slab: Slab, class: &SizeClass, pages: &mut PageHeap
         pages: 0,
     }; RUNS_PER_SLAB];
     let mut len = 0;
-    for (first, pages) in runs_of(slab.dead_pages(class) & !slab.record().punched) {
+    let record = slab.record();
+    let dead = pages.whole_system_pages(record.start, slab.dead_pages(class), record.punched);
+    for (first, pages) in runs_of(dead) {
         runs[len] = PageRun {
             start: slab.record().start.plus(first),
             pages,
@@ -125,7 +130,7 @@ fn note_punched(slab: &mut Slab, run: &PageRun) {
 }
 
 enum Look {
-    /// Pages of the slab, as bits, that are dead and not punched yet.
+    /// Pages of the slab, as bits, that are dead, punched or not.
     Dead(u16),
     /// The slab has changed since the last search: the next one decides.
     Later,
@@ -142,7 +147,7 @@ fn look(mut slab: Slab, class: &SizeClass, search: Search) -> Look {
         return Look::Later;
     }
     slab.record_mut().looked = free | SEARCHED;
-    Look::Dead(slab.dead_pages(class) & !slab.record().punched)
+    Look::Dead(slab.dead_pages(class))
 }
 
 /// Runs of dead pages, and the slabs that they lie in.

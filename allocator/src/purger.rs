@@ -6,16 +6,21 @@
 //! that have been free for as long as the decay allows, which is longer than asked
 //! for where purged pages [come straight back](crate::refault). And where the
 //! [control group](crate::cgroup) nears its limit, all free pages go at once.
+//!
+//! The purge thread besides [promotes](crate::promotion) dense chunks to huge pages, if
+//! that is wanted, a few per tick.
 
 use crate::arena_table::ArenaTable;
 use crate::cgroup;
+use crate::os;
 use crate::process_arena::ProcessArena;
+use crate::promotion::Found;
 use crate::refault::{Change, Totals};
 use crate::shared_pages::{Pages, SharedPages};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use crate::sync::futex_wait;
-use crate::units::PAGE_BYTES;
+use crate::units::{CHUNK_BYTES, ChunkIndex, PAGE_BYTES};
 
 /// Dirty pages for which a tick is worth it, and those for which a thread is.
 pub(crate) const DIRTY_PAGES_WAKE: u32 = (256 << 10) / PAGE_BYTES as u32;
@@ -46,6 +51,13 @@ const IDLE_MS: u64 = 100;
 /// Milliseconds for which the answer of the control group holds.
 const LIMIT_MS: u64 = 1000;
 
+/// Chunks that are promoted in one tick, and the milliseconds in which no further one
+/// is begun, and the pause to the next tick: a collapse takes one millisecond or two,
+/// and more where the system has to look for memory.
+const PROMOTIONS_PER_TICK: u32 = 2;
+const PROMOTION_MS_MAX: u64 = 2;
+const PAUSE_MS_PROMOTION: u64 = 20;
+
 /// Who calls a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
@@ -67,7 +79,15 @@ pub(crate) struct Purger {
     /// When the control group was asked, and its answer.
     asked_ms: AtomicU64,
     is_near_limit: AtomicBool,
+    /// Whether dense chunks are to become huge pages, and whether they can: one of
+    /// [`UNKNOWN`], [`POSSIBLE`] and [`IMPOSSIBLE`].
+    wants_huge: AtomicBool,
+    can_huge: AtomicU32,
 }
+
+const UNKNOWN: u32 = 0;
+const POSSIBLE: u32 = 1;
+const IMPOSSIBLE: u32 = 2;
 
 impl Purger {
     /// Nothing has been done yet.
@@ -78,7 +98,19 @@ impl Purger {
             was_busy: AtomicBool::new(false),
             asked_ms: AtomicU64::new(0),
             is_near_limit: AtomicBool::new(false),
+            wants_huge: AtomicBool::new(false),
+            can_huge: AtomicU32::new(UNKNOWN),
         }
+    }
+
+    /// Says whether dense chunks are to become huge pages.
+    pub(crate) fn set_wants_huge(&self, wanted: bool) {
+        self.wants_huge.store(wanted, Relaxed);
+    }
+
+    /// Whether dense chunks are to become huge pages.
+    pub(crate) fn wants_huge(&self) -> bool {
+        self.wants_huge.load(Relaxed)
     }
 
     /// The number of the current period.
@@ -129,7 +161,16 @@ impl Purger {
             let (purged, next_ms) = pages.with(|pages| {
                 let heap = &mut pages.source.pages;
                 match all {
-                    true => (heap.purge(PURGE_PAGES_MAX), heap.purge_due(now_ms, 0).1),
+                    true => {
+                        // Huge pages keep what they may, unless memory is short.
+                        let spared = if near_limit {
+                            0
+                        } else {
+                            heap.counts().spared()
+                        };
+                        let due = (heap.counts().dirty - spared).min(PURGE_PAGES_MAX);
+                        (heap.purge(due), heap.purge_due(now_ms, 0).1)
+                    }
                     false if excess >= PURGE_PAGES_MAX => {
                         excess -= PURGE_PAGES_MAX;
                         (heap.purge(PURGE_PAGES_MAX), None)
@@ -143,7 +184,11 @@ impl Purger {
             pause_ns(PURGE_PAUSE_NS);
         };
         pages.with(|pages| pages.source.records.purge());
-        match next_ms {
+        let promotion_ms = match caller {
+            Caller::PurgeThread => self.promote(pages, now_ms),
+            Caller::Program => None,
+        };
+        let pause_ms = match next_ms {
             Some(next_ms) => {
                 let until = next_ms.saturating_sub(now_ms);
                 let pause_ms = until.min(pause_ms_max.unwrap_or(PAUSE_MS_DIRTY));
@@ -151,6 +196,58 @@ impl Purger {
             }
             // One more period shows whether the heap is idle, and what it then keeps.
             None => self.was_busy.load(Relaxed).then_some(PAUSE_MS_MAX),
+        };
+        match (pause_ms, promotion_ms) {
+            (Some(pause), Some(promotion)) => Some(pause.min(promotion)),
+            (pause, promotion) => pause.or(promotion),
+        }
+    }
+
+    /// Promotes a few dense chunks. Returns the milliseconds until there may be more;
+    /// `None` where there are none unless the heap changes.
+    fn promote(&self, pages: &SharedPages, now_ms: u64) -> Option<u64> {
+        if !self.wants_huge() || self.can_huge.load(Relaxed) == IMPOSSIBLE {
+            return None;
+        }
+        let mut asked = 0;
+        loop {
+            match pages.with(|pages| pages.source.pages.next_dense(now_ms)) {
+                Found::Dense(_) if self.can_huge.load(Relaxed) == UNKNOWN => {
+                    let possible = os::has_huge_pages(CHUNK_BYTES);
+                    let known = if possible { POSSIBLE } else { IMPOSSIBLE };
+                    self.can_huge.store(known, Relaxed);
+                    if !possible {
+                        return None;
+                    }
+                }
+                Found::Dense(chunk) => {
+                    self.promote_chunk(pages, chunk);
+                    asked += 1;
+                    let spent_ms = os::now_ms().saturating_sub(now_ms);
+                    if asked >= PROMOTIONS_PER_TICK || spent_ms >= PROMOTION_MS_MAX {
+                        return Some(PAUSE_MS_PROMOTION);
+                    }
+                }
+                Found::Later(0) => {}
+                Found::Later(pause_ms) => return Some(pause_ms),
+                Found::Nothing => return None,
+            }
+        }
+    }
+
+    /// Promotes a chunk that was found dense, if all of it is resident in truth: the
+    /// books count pages that were handed out and never touched.
+    fn promote_chunk(&self, pages: &SharedPages, chunk: ChunkIndex) {
+        let range = pages.with(|pages| pages.source.pages.chunk_range(chunk));
+        // Whether it is wanted, too, is looked at under the lock under which all huge
+        // pages are ended.
+        let done = os::is_all_own(range)
+            && pages.with(|pages| self.wants_huge() && pages.source.pages.promote(chunk))
+            // SAFETY: The range is a chunk that was open a moment ago, hence committed.
+            // If its contents were given up since, it was split before.
+            && unsafe { os::collapse(range) };
+        if !done {
+            pages.with(|pages| pages.source.pages.refuse(chunk));
         }
     }
 
@@ -202,7 +299,7 @@ fn pause_ns(nanoseconds: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::fake::with_files;
+    use crate::os::fake::{with_all_own, with_files};
     use crate::page_heap::PageHeapOptions;
 
     const DELAY_MS: u32 = 1000;
@@ -347,6 +444,51 @@ mod tests {
             subject.pass(u64::from(DELAY_MS) - 100);
         }
         subject.purged_bytes() - before
+    }
+
+    fn huge_chunks(subject: &Subject) -> u32 {
+        let count = |pages: &mut Pages| pages.source.pages.counts().huge_chunks;
+        subject.pages.with(count)
+    }
+
+    #[test]
+    fn dense_chunks_are_promoted_where_that_is_wanted_and_pays() {
+        let mut subject = Subject::new();
+        let object = subject.allocate(40 * MIB);
+        with_files(&NO_LIMIT, || {
+            subject.pass(6000);
+            assert_eq!(huge_chunks(&subject), 0, "nobody wants any");
+            subject.purger.set_wants_huge(true);
+            with_all_own(false, || subject.pass(4000));
+            assert_eq!(huge_chunks(&subject), 0, "nothing was touched");
+            subject.pass(200);
+            assert_eq!(huge_chunks(&subject), 0, "the next look is later");
+            let mut pauses = 0;
+            for _ in 0..1000 {
+                subject.now_ms += 1000;
+                match subject.tick(Caller::PurgeThread) {
+                    Some(_) => pauses += 1,
+                    None => break,
+                }
+            }
+            assert_eq!(huge_chunks(&subject), 20);
+            assert!((10..100).contains(&pauses), "{pauses} ticks");
+        });
+        let demote = |pages: &mut Pages| pages.source.pages.demote_everything();
+        subject.pages.with(demote);
+        subject.pages.free_large(object);
+    }
+
+    #[test]
+    fn the_program_s_own_threads_promote_nothing() {
+        let subject = Subject::new();
+        let object = subject.allocate(40 * MIB);
+        subject.purger.set_wants_huge(true);
+        for _ in 0..100 {
+            subject.tick(Caller::Program);
+        }
+        assert_eq!(huge_chunks(&subject), 0);
+        subject.pages.free_large(object);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 
 use crate::bit_sets::BitSets;
 use crate::metadata::{Area, PURGE_RUNS};
+use crate::os;
 use crate::units::{PAGE_BYTES, PageIndex, PageRun, SlabId};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -76,6 +77,8 @@ pub(crate) struct RecordPool {
     /// Blocks with memory behind them.
     resident: u32,
     empty: u32,
+    /// Blocks in a page of the system's.
+    system_pages: u32,
 }
 
 impl RecordPool {
@@ -84,7 +87,7 @@ impl RecordPool {
         const GROWTH_BYTES: usize = 64 << 10;
         assert!((units_max as usize) < UNITS_MAX);
         let bytes = bytes
-            .next_multiple_of(PAGE_BYTES)
+            .next_multiple_of(PAGE_BYTES.max(os::page_bytes()))
             .min(PAGE_BYTES << (32 - BLOCK_UNITS.ilog2()));
         Some(RecordPool {
             area: Area::reserve(bytes, PAGE_BYTES, GROWTH_BYTES)?,
@@ -94,6 +97,7 @@ impl RecordPool {
             frontier: 0,
             resident: 0,
             empty: 0,
+            system_pages: (os::page_bytes() / PAGE_BYTES).max(1) as u32,
         })
     }
 
@@ -218,8 +222,22 @@ impl RecordPool {
         RECORD_UNITS_MIN..=self.units_max
     }
 
-    /// Gives the memory of all empty blocks back. Returns the bytes.
+    /// Whether no block holds records among those in the same page of the system's.
+    fn is_page_empty(&self, block: u32) -> bool {
+        let first = block / self.system_pages * self.system_pages;
+        (first..first + self.system_pages).all(|block| {
+            block >= self.frontier
+                || self.blocks.contains(EMPTY, block)
+                || self.blocks.contains(CLEAN, block)
+        })
+    }
+
+    /// Gives the memory of all empty blocks back, where those next to them in a page
+    /// of the system's are empty, too. Returns the bytes.
     pub(crate) fn purge(&mut self) -> usize {
+        if self.system_pages > 1 {
+            return self.purge_large_pages();
+        }
         let mut bytes = 0;
         while self.empty > 0 {
             let none = PageRun {
@@ -246,6 +264,35 @@ impl RecordPool {
             if done < count {
                 break;
             }
+        }
+        bytes
+    }
+
+    /// The same where the system's pages hold several blocks.
+    fn purge_large_pages(&mut self) -> usize {
+        let mut bytes = 0;
+        let mut page = 0;
+        while page < self.frontier {
+            let blocks = page..(page + self.system_pages).min(self.frontier);
+            let empty = |block: &u32| self.blocks.contains(EMPTY, *block);
+            let count = blocks.clone().filter(empty).count();
+            if count > 0 && self.is_page_empty(page) {
+                let run = PageRun {
+                    start: PageIndex(page),
+                    pages: self.system_pages,
+                };
+                if self.area.purge(&[run]) < 1 {
+                    break;
+                }
+                for block in blocks {
+                    self.blocks.remove(EMPTY, block);
+                    self.blocks.insert(CLEAN, block);
+                }
+                self.empty -= count as u32;
+                self.resident -= count as u32;
+                bytes += count * PAGE_BYTES;
+            }
+            page += self.system_pages;
         }
         bytes
     }

@@ -122,11 +122,15 @@ impl LocalArena {
     /// within it, and takes it off the allocation lists. Its objects move as
     /// those of any other victim do, and [`LocalArena::finish`] gives the pages
     /// back at once. To be done when [`LocalArena::next_merge`] finds nothing any
-    /// more. `None` where there is none, or where pages are not punched.
+    /// more. `None` where there is none, where pages are not punched, or where the
+    /// system's pages are so large that a slab hardly has whole dead ones.
     ///
     /// Takes time in proportion to the number of classes in use.
     pub fn next_packing(&mut self) -> Option<Victim> {
         self.punch_after_ms?;
+        if self.source.pages.system_pages > 1 {
+            return None;
+        }
         self.retire_all_current();
         for class in 0..self.classes_in_use() {
             let (bin, shape) = (self.bin(class), self.table.class(class));

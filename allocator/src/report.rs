@@ -14,7 +14,7 @@
 //! ```
 
 use crate::heap_stats::{HeapArenaStats, HeapClassStats, HeapStats, Sources, ThreadCacheStats};
-use crate::settings::{ExitReport, Settings};
+use crate::settings::{ExitReport, HugePages, Settings};
 use crate::stats::Traffic;
 use core::fmt::{self, Write};
 
@@ -88,6 +88,9 @@ fn page_fields(fields: &mut Fields, heap: &HeapStats) -> fmt::Result {
     let parts = &heap.arenas;
     fields.number("region_bytes", parts.region_bytes)?;
     fields.number("open_chunks", parts.open_chunks as usize)?;
+    fields.number("huge_chunks", parts.huge_chunks as usize)?;
+    fields.count("promotions", parts.promotions)?;
+    fields.count("demotions", parts.demotions)?;
     fields.list("free_blocks_by_order", &parts.free_blocks)?;
     fields.count("splits", parts.splits)?;
     fields.count("merges", parts.merges)?;
@@ -107,7 +110,11 @@ fn traffic_fields(fields: &mut Fields, traffic: &Traffic) -> fmt::Result {
 fn setting_fields(fields: &mut Fields, settings: &Settings) -> fmt::Result {
     fields.number("purge_delay_ms", settings.purge_delay_ms as usize)?;
     fields.number("background_thread", usize::from(settings.background_thread))?;
-    fields.number("cache_bytes", settings.cache_bytes)
+    fields.number("cache_bytes", settings.cache_bytes)?;
+    fields.number(
+        "huge_pages",
+        usize::from(settings.huge_pages == HugePages::Dense),
+    )
 }
 
 fn class_fields(fields: &mut Fields, stats: &HeapClassStats) -> fmt::Result {

@@ -14,6 +14,7 @@
 //! | `purge_delay_ms` | 0 to 86400000: milliseconds within which free pages go back to the system; 0 is as soon as possible | 0 | 1000 | 10000 |
 //! | `background_thread` | `true` or `false`: whether a thread of the heap's gives pages back; else calls of the program do so now and then, and an idle program keeps them | `true` | `true` | `true` |
 //! | `cache_bytes` | 0 to 4194304: most bytes of free objects that a thread keeps at hand, two objects of each size aside | 65536 | 1048576 | 4194304 |
+//! | `huge_pages` | `off`, or `dense`: whether chunks of 2 MiB that have been in use in full for some seconds get huge pages | `off` | `off` | `dense` |
 //! | `stats_at_exit` | `text` (or `true`), `json` or `false`: whether and how statistics are written to standard error when the program exits | `false` | `false` | `false` |
 //!
 //! An item that is none of these is ignored, and one line on standard error says so.
@@ -38,6 +39,17 @@ pub enum Profile {
     Throughput,
 }
 
+/// Which memory of the heap the system may put huge pages behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HugePages {
+    /// None.
+    #[default]
+    Off,
+    /// Chunks of 2 MiB all of whose pages have been in use for some seconds, as long as
+    /// they are. The heap never gets larger by it. Needs the background thread.
+    Dense,
+}
+
 /// What is written to standard error when the program exits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExitReport {
@@ -59,6 +71,8 @@ pub struct Settings {
     pub background_thread: bool,
     /// Most bytes of free objects that a thread keeps at hand.
     pub cache_bytes: usize,
+    /// Which memory gets huge pages.
+    pub huge_pages: HugePages,
     /// What is written to standard error when the program exits.
     pub stats_at_exit: ExitReport,
 }
@@ -72,15 +86,16 @@ impl Profile {
     /// assert_eq!(Profile::Low.settings().purge_delay_ms, 0);
     /// ```
     pub const fn settings(self) -> Settings {
-        let (purge_delay_ms, cache_bytes) = match self {
-            Profile::Low => (0, 64 << 10),
-            Profile::Server => (1000, 1 << 20),
-            Profile::Throughput => (10_000, 4 << 20),
+        let (purge_delay_ms, cache_bytes, huge_pages) = match self {
+            Profile::Low => (0, 64 << 10, HugePages::Off),
+            Profile::Server => (1000, 1 << 20, HugePages::Off),
+            Profile::Throughput => (10_000, 4 << 20, HugePages::Dense),
         };
         Settings {
             purge_delay_ms,
             background_thread: true,
             cache_bytes,
+            huge_pages,
             stats_at_exit: ExitReport::None,
         }
     }
@@ -102,7 +117,7 @@ struct Setting {
 }
 
 /// All options; the profile is the first.
-const TABLE: [Setting; 5] = [
+const TABLE: [Setting; 6] = [
     Setting {
         name: "profile",
         expected: "profile takes low, server or throughput",
@@ -143,6 +158,18 @@ const TABLE: [Setting; 5] = [
         },
     },
     Setting {
+        name: "huge_pages",
+        expected: "huge_pages takes off or dense",
+        set: |settings, value| {
+            settings.huge_pages = match value {
+                b"off" => HugePages::Off,
+                b"dense" => HugePages::Dense,
+                _ => return false,
+            };
+            true
+        },
+    },
+    Setting {
         name: "stats_at_exit",
         expected: "stats_at_exit takes text, json or false",
         set: |settings, value| {
@@ -158,8 +185,8 @@ const TABLE: [Setting; 5] = [
 ];
 
 /// What a line says of an item whose name is none of the table's.
-const UNKNOWN: &str = "the options are profile, purge_delay_ms, background_thread, cache_bytes \
-                       and stats_at_exit, each followed by a colon and a value";
+const UNKNOWN: &str = "the options are profile, purge_delay_ms, background_thread, cache_bytes, \
+                       huge_pages and stats_at_exit, each followed by a colon and a value";
 
 /// The settings that the text stands for. Calls `complain` with each item that is
 /// none, and with what would be right.
@@ -251,6 +278,7 @@ mod tests {
             "purge_delay_ms:1s",
             "background_thread:yes",
             "cache_bytes:4194305",
+            "huge_pages:always",
             "stats_at_exit:TRUE",
             "cache_byte:1",
             ":",
@@ -283,6 +311,13 @@ mod tests {
             format!("purge_delay_ms:{}", settings.purge_delay_ms),
             format!("background_thread:{}", settings.background_thread),
             format!("cache_bytes:{}", settings.cache_bytes),
+            format!(
+                "huge_pages:{}",
+                match settings.huge_pages {
+                    HugePages::Off => "off",
+                    HugePages::Dense => "dense",
+                }
+            ),
             match settings.stats_at_exit {
                 ExitReport::None => "stats_at_exit:false",
                 ExitReport::Text => "stats_at_exit:text",
@@ -297,11 +332,12 @@ mod tests {
             purge_delay_ms in 0..=PURGE_DELAY_MS_MAX,
             background_thread in any::<bool>(),
             cache_bytes in 0..=CACHE_BYTES_MAX as usize,
+            huge_pages in prop::sample::select(vec![HugePages::Off, HugePages::Dense]),
             stats_at_exit in prop::sample::select(
                 vec![ExitReport::None, ExitReport::Text, ExitReport::Json]
             ),
         ) -> Settings {
-            Settings { purge_delay_ms, background_thread, cache_bytes, stats_at_exit }
+            Settings { purge_delay_ms, background_thread, cache_bytes, huge_pages, stats_at_exit }
         }
     }
 
@@ -314,9 +350,9 @@ mod tests {
         fn settings_are_read_back(
             wanted in settings(),
             earlier in settings(),
-            items in Just(vec![0, 1, 2, 3]).prop_shuffle(),
+            items in Just(vec![0, 1, 2, 3, 4]).prop_shuffle(),
             profile in prop::sample::select(vec!["low", "server", "throughput"]),
-            place in 0_usize..9,
+            place in 0_usize..11,
         ) {
             let mut all = written(&earlier);
             all.extend(items.iter().map(|at| written(&wanted)[*at].clone()));

@@ -45,7 +45,7 @@ pub(crate) struct SharedPages {
     class_entries: *const u8,
     slab_entries: *const u32,
     records: Records,
-    /// Free pages that are resident, as of the last change.
+    /// Free pages that are resident and to be given back, as of the last change.
     dirty: AtomicU32,
     /// The fewest of these since [`restart_dirty_least`](Self::restart_dirty_least).
     dirty_least: AtomicU32,
@@ -104,9 +104,10 @@ impl SharedPages {
         let mut pages = self.pages.lock();
         let result = act(&mut pages);
         let counts = pages.source.pages.counts();
-        self.dirty.store(counts.dirty, Relaxed);
-        if counts.dirty < self.dirty_least.load(Relaxed) {
-            self.dirty_least.store(counts.dirty, Relaxed);
+        let dirty = counts.purgeable();
+        self.dirty.store(dirty, Relaxed);
+        if dirty < self.dirty_least.load(Relaxed) {
+            self.dirty_least.store(dirty, Relaxed);
         }
         self.resident.store(counts.resident(), Relaxed);
         drop(pages);
@@ -119,7 +120,7 @@ impl SharedPages {
         &self.pages
     }
 
-    /// Free pages that are resident, as of a moment ago.
+    /// Free pages that are resident and to be given back, as of a moment ago.
     #[inline]
     pub(crate) fn dirty(&self) -> u32 {
         self.dirty.load(Relaxed)

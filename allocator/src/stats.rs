@@ -40,6 +40,12 @@ pub struct ArenaStats {
     pub metadata_bytes: usize,
     /// Chunks with pages in use or dirty.
     pub open_chunks: u32,
+    /// Of these, those that have got a huge page each.
+    pub huge_chunks: u32,
+    /// How often a chunk has got a huge page.
+    pub promotions: u64,
+    /// How often a chunk's huge page was split.
+    pub demotions: u64,
     /// Free blocks of the buddy system, by order.
     pub free_blocks: [u32; 10],
     /// Blocks that were ever cut in two.
@@ -72,6 +78,9 @@ impl ArenaStats {
                 + source.records.resident_bytes()
                 + source.records.index_bytes(),
             open_chunks: counts.open_chunks,
+            huge_chunks: counts.huge_chunks,
+            promotions: counts.promotions,
+            demotions: counts.demotions,
             free_blocks: counts.buddy.free_blocks,
             splits: counts.buddy.splits,
             merges: counts.buddy.merges,

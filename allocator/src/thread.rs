@@ -10,6 +10,7 @@
 
 use crate::arena_table::ArenaTable;
 use crate::metadata::Area;
+use crate::os;
 use crate::thread_cache::ThreadCache;
 use crate::tls::thread_pointer;
 use crate::units::{PAGE_BYTES, PageIndex, PageRun};
@@ -248,8 +249,11 @@ impl Registry {
         self.free[index as usize / 64] |= 1 << (index % 64);
         self.free_count += 1;
         if self.free_count > WARM_RECORDS_MAX {
-            // Zeros are a record with a closed cache. If the system refuses, the
-            // record is as good as it was.
+            // Zeros are a record with a closed cache. If the system refuses, or its
+            // pages hold parts of others, the record is as good as it was.
+            if os::page_bytes() > PAGE_BYTES {
+                return;
+            }
             let pages = (STRIDE / PAGE_BYTES) as u32;
             self.area.purge(&[PageRun {
                 start: PageIndex(index * pages),

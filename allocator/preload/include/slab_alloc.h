@@ -43,6 +43,16 @@ void slab_alloc_set_decay_ms(uint32_t decay_ms);
 int slab_alloc_stats_text(int descriptor);
 int slab_alloc_stats_json(int descriptor);
 
+/* Which memory gets huge pages: none, or chunks of 2 MiB all of whose pages have been in
+   use for some seconds, as long as they are. SLAB_ALLOC_HUGE_PAGES_OFF by default. */
+enum slab_alloc_huge_pages {
+    SLAB_ALLOC_HUGE_PAGES_OFF = 0,
+    SLAB_ALLOC_HUGE_PAGES_DENSE = 1
+};
+
+/* Changes that. Returns 0; EINVAL, with nothing changed, if `huge_pages` is neither. */
+int slab_alloc_set_huge_pages(int huge_pages);
+
 /* The version of the library, as "0.1.0". Not to be freed. */
 const char *slab_alloc_version(void);
 

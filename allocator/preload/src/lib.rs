@@ -10,7 +10,7 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_void};
-use slab_allocator::{SlabAlloc, c_api};
+use slab_allocator::{HugePages, SlabAlloc, c_api};
 
 /// Rust code in this library allocates nothing.
 struct Nothing;
@@ -275,6 +275,19 @@ pub extern "C" fn slab_alloc_flush_thread_cache() {
 #[unsafe(no_mangle)]
 pub extern "C" fn slab_alloc_set_decay_ms(decay_ms: u32) {
     SlabAlloc::new().set_purge_delay_ms(decay_ms);
+}
+
+/// Changes which memory gets huge pages: 0 for none, 1 for dense chunks. Returns 0, or
+/// `EINVAL` for any other value.
+#[unsafe(no_mangle)]
+pub extern "C" fn slab_alloc_set_huge_pages(huge_pages: c_int) -> c_int {
+    let huge_pages = match huge_pages {
+        0 => HugePages::Off,
+        1 => HugePages::Dense,
+        _ => return libc::EINVAL,
+    };
+    SlabAlloc::new().set_huge_pages(huge_pages);
+    0
 }
 
 /// The version of the library, as a C string that is never freed.

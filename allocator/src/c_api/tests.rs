@@ -278,6 +278,7 @@ proptest! {
                 purge: refused,
                 move_pages: refused,
                 reserve: refused,
+                huge: refused,
             };
             inject(faults, || model.apply(op, refused));
             if let Op::Refuse(steps) = op {

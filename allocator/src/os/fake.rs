@@ -4,8 +4,13 @@
 //! and purging writes zeros. Otherwise calls go to Linux, so that touching
 //! what was never committed faults, and what was purged reads as zero.
 //!
-//! Faults are injected on one thread and only within [`inject`]: code of the
-//! test itself, such as the growth of a model's `Vec`, stays outside.
+//! Faults are injected on one thread and only within [`inject`], or one fault at
+//! one request within [`inject_at`]: code of the test itself, such as the growth of
+//! a model's `Vec`, stays outside.
+//!
+//! Pages may be [larger](with_page_bytes) than Linux's here, and every request is
+//! held to them. Huge pages are books alone: a part of one must not be purged
+//! before it is split.
 
 use super::Range;
 use core::cell::{Cell, RefCell};
@@ -23,12 +28,99 @@ pub(crate) struct Faults {
     pub(crate) purge: bool,
     /// `move_pages` is refused.
     pub(crate) move_pages: bool,
+    /// `allow_huge`, `collapse` and `split_huge` are refused.
+    pub(crate) huge: bool,
+}
+
+impl Faults {
+    const NONE: Faults = Faults {
+        reserve: false,
+        commit: false,
+        purge: false,
+        move_pages: false,
+        huge: false,
+    };
 }
 
 thread_local! {
-    static FAULTS: Cell<Faults> = const {
-        Cell::new(Faults { reserve: false, commit: false, purge: false, move_pages: false })
-    };
+    static FAULTS: Cell<Faults> = const { Cell::new(Faults::NONE) };
+    /// Requests that are granted until one is refused; negative while none is.
+    static UNTIL_FAULT: Cell<i64> = const { Cell::new(i64::MIN) };
+    static PAGE_BYTES: Cell<usize> = const { Cell::new(crate::units::PAGE_BYTES) };
+    /// First bytes and lengths of the ranges that huge pages are allowed in.
+    static HUGE: RefCell<Vec<(usize, usize)>> = const { RefCell::new(Vec::new()) };
+    static RESERVED_BYTES: Cell<usize> = const { Cell::new(0) };
+    static IS_ALL_OWN: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Runs `act` with pages of so many bytes, a multiple of Linux's.
+#[cfg(test)]
+pub(crate) fn with_page_bytes<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
+    let before = PAGE_BYTES.replace(bytes);
+    let result = act();
+    PAGE_BYTES.set(before);
+    result
+}
+
+/// Runs `act` while the request number `number`, counted from 0, is refused, and no
+/// other. Returns also whether there was such a request.
+#[cfg(test)]
+pub(crate) fn inject_at<T>(number: u32, act: impl FnOnce() -> T) -> (T, bool) {
+    UNTIL_FAULT.set(i64::from(number));
+    let result = act();
+    let met = has_refused();
+    UNTIL_FAULT.set(i64::MIN);
+    (result, met)
+}
+
+/// Whether the request was made that is refused within [`inject_at`].
+pub(crate) fn has_refused() -> bool {
+    let left = UNTIL_FAULT.get();
+    left < 0 && left > i64::MIN
+}
+
+/// Bytes that this thread has reserved and not released.
+#[cfg(test)]
+pub(crate) fn reserved_bytes() -> usize {
+    RESERVED_BYTES.get()
+}
+
+/// What [`is_all_own`] says while `act` runs.
+#[cfg(test)]
+pub(crate) fn with_all_own<T>(answer: bool, act: impl FnOnce() -> T) -> T {
+    let before = IS_ALL_OWN.replace(answer);
+    let result = act();
+    IS_ALL_OWN.set(before);
+    result
+}
+
+/// The number of ranges that huge pages are allowed in.
+#[cfg(test)]
+pub(crate) fn huge_ranges() -> usize {
+    HUGE.with_borrow(Vec::len)
+}
+
+/// Whether a request is refused, of the kind that `kind` looks up.
+fn is_refused(kind: impl Fn(&Faults) -> bool) -> bool {
+    let left = UNTIL_FAULT.get();
+    if left >= 0 {
+        UNTIL_FAULT.set(left - 1);
+    }
+    left == 0 || kind(&FAULTS.get())
+}
+
+/// Panics unless the range consists of whole pages.
+fn assert_whole_pages(start: NonNull<u8>, bytes: usize) {
+    let page_bytes = PAGE_BYTES.get();
+    let start = start.as_ptr().addr();
+    assert!(
+        start.is_multiple_of(page_bytes) && bytes.is_multiple_of(page_bytes),
+        "{start:#x} and {bytes:#x} bytes are not made of pages of {page_bytes:#x}"
+    );
+}
+
+fn overlaps(huge: &(usize, usize), start: usize, bytes: usize) -> bool {
+    huge.0 < start + bytes && start < huge.0 + huge.1
 }
 
 /// Runs `act` while the system refuses what `faults` names.
@@ -39,16 +131,24 @@ pub(crate) fn inject<T>(faults: Faults, act: impl FnOnce() -> T) -> T {
     result
 }
 
+pub(crate) fn page_bytes() -> usize {
+    PAGE_BYTES.get()
+}
+
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-    if FAULTS.get().reserve {
+    if is_refused(|faults| faults.reserve) {
         return None;
     }
-    memory::reserve(bytes, align)
+    let start = memory::reserve(bytes, align.max(page_bytes()))?;
+    assert_whole_pages(start, bytes);
+    RESERVED_BYTES.set(RESERVED_BYTES.get() + bytes);
+    Some(start)
 }
 
 pub(crate) unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
+    assert_whole_pages(start, bytes);
     // SAFETY: passed on to the caller.
-    !FAULTS.get().commit && unsafe { memory::commit(start, bytes) }
+    !is_refused(|faults| faults.commit) && unsafe { memory::commit(start, bytes) }
 }
 
 pub(crate) unsafe fn allow_reads(start: NonNull<u8>, bytes: usize) -> bool {
@@ -57,7 +157,15 @@ pub(crate) unsafe fn allow_reads(start: NonNull<u8>, bytes: usize) -> bool {
 }
 
 pub(crate) unsafe fn purge(ranges: &[Range]) -> usize {
-    if FAULTS.get().purge {
+    for range in ranges {
+        assert_whole_pages(range.start, range.bytes);
+        let (start, bytes) = (range.start.as_ptr().addr(), range.bytes);
+        HUGE.with_borrow(|all| {
+            let split = !all.iter().any(|huge| overlaps(huge, start, bytes));
+            assert!(split, "a part of a huge page at {start:#x}");
+        });
+    }
+    if is_refused(|faults| faults.purge) {
         return 0;
     }
     // SAFETY: passed on to the caller.
@@ -65,13 +173,62 @@ pub(crate) unsafe fn purge(ranges: &[Range]) -> usize {
 }
 
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
+    let first = start.as_ptr().addr();
+    // What one thread has reserved another may release.
+    RESERVED_BYTES.set(RESERVED_BYTES.get().saturating_sub(bytes));
+    HUGE.with_borrow_mut(|all| all.retain(|huge| !overlaps(huge, first, bytes)));
     // SAFETY: passed on to the caller.
     unsafe { memory::release(start, bytes) }
 }
 
 pub(crate) unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, bytes: usize) -> bool {
+    for start in [from, to] {
+        assert_whole_pages(start, bytes);
+        let start = start.as_ptr().addr();
+        HUGE.with_borrow(|all| assert!(!all.iter().any(|huge| overlaps(huge, start, bytes))));
+    }
     // SAFETY: passed on to the caller.
-    !FAULTS.get().move_pages && unsafe { memory::move_pages(from, to, bytes) }
+    !is_refused(|faults| faults.move_pages) && unsafe { memory::move_pages(from, to, bytes) }
+}
+
+pub(crate) fn has_huge_pages(_: usize) -> bool {
+    true
+}
+
+pub(crate) fn is_all_own(_: Range) -> bool {
+    IS_ALL_OWN.get()
+}
+
+fn huge_entry(range: Range) -> (usize, usize) {
+    let start = range.start.as_ptr().addr();
+    assert!(start.is_multiple_of(range.bytes));
+    (start, range.bytes)
+}
+
+pub(crate) unsafe fn allow_huge(range: Range) -> bool {
+    let entry = huge_entry(range);
+    let granted = !is_refused(|faults| faults.huge);
+    if granted {
+        HUGE.with_borrow_mut(|all| {
+            assert!(!all.contains(&entry));
+            all.push(entry);
+        });
+    }
+    granted
+}
+
+pub(crate) unsafe fn collapse(range: Range) -> bool {
+    let entry = huge_entry(range);
+    !is_refused(|faults| faults.huge) && HUGE.with_borrow(|all| all.contains(&entry))
+}
+
+pub(crate) unsafe fn split_huge(range: Range, _whole: bool) -> bool {
+    let entry = huge_entry(range);
+    let granted = !is_refused(|faults| faults.huge);
+    if granted {
+        HUGE.with_borrow_mut(|all| all.retain(|huge| *huge != entry));
+    }
+    granted
 }
 
 pub(crate) fn address_space_max() -> usize {

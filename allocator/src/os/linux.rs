@@ -3,7 +3,8 @@
 //! Address space is reserved with `PROT_NONE`, which no overcommit policy
 //! charges, and made writable as it is needed, which works under all three.
 //! Huge pages are declined for the whole reservation: the kernel would
-//! otherwise refill pages that were given back.
+//! otherwise refill pages that were given back. Where one is wanted, a range is
+//! excepted from that until it is split.
 //!
 //! Pages are given back with `MADV_DONTNEED`. `MADV_FREE` costs as much and
 //! does not lower the resident size before memory is short. Scattered ranges
@@ -24,12 +25,13 @@ const BATCH_RANGES: usize = 256;
 /// Set once the kernel has refused a batch that single calls could do.
 static BATCH_REFUSED: AtomicBool = AtomicBool::new(false);
 
+pub(crate) fn page_bytes() -> usize {
+    // SAFETY: the call reads what the kernel told the process at its start.
+    unsafe { libc::getauxval(libc::AT_PAGESZ) as usize }
+}
+
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-    let slack = if align > super::super::units::PAGE_BYTES {
-        align
-    } else {
-        0
-    };
+    let slack = if align > page_bytes() { align } else { 0 };
     let total = bytes.checked_add(slack)?;
     // SAFETY: a fresh anonymous mapping at an address of the kernel's choice
     // touches no memory that exists.
@@ -183,6 +185,106 @@ pub(crate) unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, bytes: usize
         )
     };
     moved == to.as_ptr().cast()
+}
+
+pub(crate) fn has_huge_pages(bytes: usize) -> bool {
+    const SWITCH: &CStr = c"/sys/kernel/mm/transparent_hugepage/enabled";
+    const SIZE: &CStr = c"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
+    let mut text = [0; 64];
+    let read = |path, text: &mut [u8; 64]| super::read_file(path, text);
+    let Some(length) = read(SWITCH, &mut text) else {
+        return false;
+    };
+    // The chosen word stands in brackets: always, madvise or never.
+    if text[..length].windows(2).any(|word| word == b"[n") {
+        return false;
+    }
+    let size = read(SIZE, &mut text)
+        .and_then(|length| core::str::from_utf8(text[..length].trim_ascii()).ok())
+        .and_then(|size| size.parse().ok());
+    // SAFETY: the call changes nothing.
+    let disabled = unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) };
+    size == Some(bytes) && disabled == 0
+}
+
+/// Looks at the process's page map, eight bytes per page, of which two bits say
+/// that there is memory and that nobody else maps it. The page of zeros that is
+/// read before anything was written has the former alone. (Linux 4.2.)
+pub(crate) fn is_all_own(range: Range) -> bool {
+    const PRESENT: u64 = 1 << 63;
+    const EXCLUSIVE: u64 = 1 << 56;
+    const ENTRIES: usize = 512;
+    let first = range.start.as_ptr().addr() / page_bytes();
+    let pages = range.bytes / page_bytes();
+    let mut entries = [0_u64; ENTRIES];
+    // SAFETY: the path is a C string, and the descriptor is this function's.
+    let file = unsafe {
+        libc::open(
+            c"/proc/self/pagemap".as_ptr(),
+            libc::O_RDONLY | libc::O_CLOEXEC,
+        )
+    };
+    if file < 0 {
+        return false;
+    }
+    let mut done = 0;
+    while done < pages {
+        let count = (pages - done).min(ENTRIES);
+        let bytes = count * size_of::<u64>();
+        let offset = ((first + done) * size_of::<u64>()) as libc::off_t;
+        // SAFETY: the buffer has room for so many bytes.
+        let read = unsafe { libc::pread(file, entries.as_mut_ptr().cast(), bytes, offset) };
+        let own = |entry: &u64| entry & (PRESENT | EXCLUSIVE) == PRESENT | EXCLUSIVE;
+        if read != bytes as isize || !entries[..count].iter().all(own) {
+            break;
+        }
+        done += count;
+    }
+    // SAFETY: the descriptor is this function's.
+    unsafe { libc::close(file) };
+    done == pages
+}
+
+/// # Safety
+/// The advice keeps contents, or the caller gives those of the range up.
+unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: libc::c_int) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) == 0 }
+}
+
+pub(crate) unsafe fn allow_huge(range: Range) -> bool {
+    // SAFETY: the advice keeps contents.
+    unsafe { advise(range.start, range.bytes, libc::MADV_HUGEPAGE) }
+}
+
+pub(crate) unsafe fn collapse(range: Range) -> bool {
+    /// Linux 6.1 and later.
+    const MADV_COLLAPSE: libc::c_int = 25;
+    // SAFETY: the advice keeps contents.
+    if unsafe { advise(range.start, range.bytes, MADV_COLLAPSE) } {
+        return true;
+    }
+    // Where the advice is unknown, the kernel's own thread finds the range in time.
+    // SAFETY: the location is the calling thread's own.
+    unsafe { *libc::__errno_location() == libc::EINVAL }
+}
+
+pub(crate) unsafe fn split_huge(range: Range, whole: bool) -> bool {
+    /// Linux 5.4 and later.
+    const MADV_COLD: libc::c_int = 20;
+    // SAFETY: these advices keep contents.
+    unsafe {
+        if !advise(range.start, range.bytes, libc::MADV_NOHUGEPAGE) {
+            return false;
+        }
+        // Advice that concerns a part of a huge page and keeps it makes the kernel
+        // split the page itself. When a part is given back it splits the mapping
+        // alone, and keeps the memory until it has none left for others.
+        if !whole {
+            advise(range.start, page_bytes(), MADV_COLD);
+        }
+    }
+    true
 }
 
 pub(crate) fn address_space_max() -> usize {

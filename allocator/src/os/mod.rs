@@ -24,9 +24,15 @@ pub(crate) struct Range {
     pub(crate) bytes: usize,
 }
 
-/// Reserves `bytes` of address space, aligned to `align`, without any memory
-/// behind it; `None` where the process may not have so much. Both are
-/// multiples of the page, `align` a power of two.
+/// Bytes of a page of the system's, a power of two: what is committed, purged
+/// or moved is made of whole ones.
+pub(crate) fn page_bytes() -> usize {
+    system::page_bytes()
+}
+
+/// Reserves `bytes` of address space, aligned to `align` and to a page of the
+/// system's, without any memory behind it; `None` where the process may not
+/// have so much. Both are multiples of such a page, `align` a power of two.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     system::reserve(bytes, align)
 }
@@ -82,6 +88,54 @@ pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
 pub(crate) unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: passed on to the caller.
     unsafe { system::move_pages(from, to, bytes) }
+}
+
+/// Whether the system may put a huge page of `bytes` bytes behind a range of
+/// that length, and the process wants that.
+pub(crate) fn has_huge_pages(bytes: usize) -> bool {
+    system::has_huge_pages(bytes)
+}
+
+/// Whether each page of the range has memory behind it that belongs to this
+/// process alone: it was written to, and no other process shares it since a fork.
+/// False, too, where the system does not tell. Contents are not touched.
+pub(crate) fn is_all_own(range: Range) -> bool {
+    system::is_all_own(range)
+}
+
+/// Lets the system put huge pages behind the range from now on, without making
+/// any at once. False, with nothing changed, where it refuses.
+///
+/// # Safety
+/// The range is committed, a huge page long, and aligned to its length.
+pub(crate) unsafe fn allow_huge(range: Range) -> bool {
+    // SAFETY: passed on to the caller.
+    unsafe { system::allow_huge(range) }
+}
+
+/// Puts a huge page behind an [allowed](allow_huge) range at once, which takes
+/// a millisecond and more; threads that use the range wait meanwhile, and its
+/// contents stay. Where the system only does so by itself, that is left to it.
+/// False where it cannot at present.
+///
+/// # Safety
+/// As for [`allow_huge`]. The contents of no page are given up meanwhile, unless
+/// [`split_huge`] comes before.
+pub(crate) unsafe fn collapse(range: Range) -> bool {
+    // SAFETY: passed on to the caller.
+    unsafe { system::collapse(range) }
+}
+
+/// Makes small pages of a huge page, contents kept, and allows it no more, so that
+/// parts of it can be [purged](purge): the system would otherwise keep the memory
+/// of purged parts. With `whole` all of the range is purged next, and there is no
+/// need to take it apart. False, with nothing changed, where the system refuses.
+///
+/// # Safety
+/// As for [`allow_huge`].
+pub(crate) unsafe fn split_huge(range: Range, whole: bool) -> bool {
+    // SAFETY: passed on to the caller.
+    unsafe { system::split_huge(range, whole) }
 }
 
 /// Bytes of address space that the process may have in all; `usize::MAX` where
@@ -144,6 +198,49 @@ mod tests {
         }
     }
 
+    /// What Linux itself does, not the fake.
+    #[test]
+    #[cfg(not(miri))]
+    fn a_huge_page_is_made_and_split_without_a_change_of_contents() {
+        use super::linux as system;
+
+        let start = system::reserve(CHUNK_BYTES, CHUNK_BYTES).unwrap();
+        let range = Range {
+            start,
+            bytes: CHUNK_BYTES,
+        };
+        let byte = |index: usize| (index % 251) as u8 | 1;
+        // SAFETY: all ranges lie in the reservation and nobody else uses them.
+        unsafe {
+            assert!(system::commit(start, CHUNK_BYTES));
+            assert!(!system::is_all_own(range), "nothing was touched");
+            let zeros = core::slice::from_raw_parts(start.as_ptr(), CHUNK_BYTES);
+            assert!(zeros.iter().all(|byte| *byte == 0));
+            assert!(!system::is_all_own(range), "all pages are that of zeros");
+            for index in 0..CHUNK_BYTES {
+                start.add(index).write(byte(index));
+            }
+            assert!(system::is_all_own(range), "all pages were written to");
+            if system::has_huge_pages(CHUNK_BYTES) {
+                assert!(system::allow_huge(range));
+                let _ = system::collapse(range);
+                assert!(system::is_all_own(range));
+                assert!(system::split_huge(range, false));
+                assert!(system::is_all_own(range));
+            }
+            let bytes = core::slice::from_raw_parts(start.as_ptr(), CHUNK_BYTES);
+            assert!((0..CHUNK_BYTES).all(|index| bytes[index] == byte(index)));
+            let page = Range {
+                start: start.add(CHUNK_BYTES / 2),
+                bytes: system::page_bytes(),
+            };
+            assert_eq!(system::purge(&[page]), 1);
+            assert!(!system::is_all_own(page) && !system::is_all_own(range));
+            assert_eq!(page.start.read(), 0);
+            system::release(start, CHUNK_BYTES);
+        }
+    }
+
     #[test]
     fn every_request_can_be_made_to_fail_and_then_changes_nothing() {
         let faults = Faults {
@@ -151,6 +248,7 @@ mod tests {
             commit: true,
             purge: true,
             move_pages: true,
+            huge: true,
         };
         assert!(inject(faults, || reserve(PAGE_BYTES, PAGE_BYTES)).is_none());
         let start = reserve(CHUNK_BYTES, PAGE_BYTES).unwrap();
@@ -170,6 +268,20 @@ mod tests {
                 PAGE_BYTES
             )));
             assert_eq!(start.read(), 7);
+            release(start, CHUNK_BYTES);
+        }
+        let start = reserve(CHUNK_BYTES, CHUNK_BYTES).unwrap();
+        let range = Range {
+            start,
+            bytes: CHUNK_BYTES,
+        };
+        // SAFETY: as above.
+        unsafe {
+            assert!(commit(start, CHUNK_BYTES));
+            assert!(!inject(faults, || allow_huge(range)));
+            assert!(!collapse(range) && allow_huge(range));
+            assert!(!inject(faults, || split_huge(range, true)) && collapse(range));
+            assert!(split_huge(range, true));
             release(start, CHUNK_BYTES);
         }
         assert!(now_ms() <= now_ms());

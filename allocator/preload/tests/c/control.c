@@ -1,6 +1,7 @@
 /* The functions of slab_alloc.h. */
 #define _GNU_SOURCE
 #include "slab_alloc.h"
+#include <errno.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,12 @@ int main(void) {
     free_aligned_sized(aligned_alloc(256, 1000), 256, 1000);
     if (purged < COUNT / 2 * 1000) {
         fprintf(stderr, "%zu bytes purged\n", purged);
+        return 1;
+    }
+    if (slab_alloc_set_huge_pages(SLAB_ALLOC_HUGE_PAGES_DENSE) != 0 ||
+        slab_alloc_set_huge_pages(2) != EINVAL ||
+        slab_alloc_set_huge_pages(SLAB_ALLOC_HUGE_PAGES_OFF) != 0) {
+        fprintf(stderr, "huge pages cannot be set\n");
         return 1;
     }
     size_t live = mallinfo2().uordblks;
