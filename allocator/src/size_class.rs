@@ -4,7 +4,7 @@
 //! | table | classes | slabs |
 //! |---|---|---|
 //! | [`FINE`] | 16 to 256 in steps of 8, then 16 per doubling up to 32 KiB | the shortest run of 4 to 16 pages whose tail wastes at most 3%; from 4 KiB on the run that wastes least |
-//! | [`GENERAL`] | 8, then 16 to 128 in steps of 16, then 8 per doubling up to 14 KiB | one page where the tail wastes at most 6%, else the shortest run that does |
+//! | [`GENERAL`] | 8, then 16 to 128 in steps of 16, then 8 per doubling up to 14 KiB | one page where the tail wastes at most a sixteenth, else the shortest run that does |
 //!
 //! `GENERAL` is jemalloc's scheme with twice as many classes per doubling;
 //! every class of jemalloc's table up to 14 KiB is one of its classes. Both
@@ -247,8 +247,8 @@ impl ClassTable {
 #[derive(Clone, Copy)]
 struct SlabRule {
     pages_min: usize,
-    /// The largest share of a slab, in percent, that its tail may waste.
-    tail_percent_max: usize,
+    /// The largest share of a slab that its tail may waste: so many of so many parts.
+    tail_max: (usize, usize),
     /// From this slot size on the run is taken that wastes least.
     least_waste_from: usize,
 }
@@ -262,7 +262,8 @@ impl SlabRule {
             let tail = bytes % size;
             let slots = bytes / size;
             if slots >= 1 && slots <= SLAB_SLOTS_MAX {
-                if size < self.least_waste_from && tail * 100 <= bytes * self.tail_percent_max {
+                if size < self.least_waste_from && tail * self.tail_max.1 <= bytes * self.tail_max.0
+                {
                     return pages;
                 }
                 let best_bytes = best * PAGE_BYTES;
@@ -285,7 +286,7 @@ pub static GENERAL: ClassTable = ClassTable::derive(
     14 * 1024,
     SlabRule {
         pages_min: 1,
-        tail_percent_max: 6,
+        tail_max: (1, 16),
         least_waste_from: usize::MAX,
     },
 );
@@ -300,7 +301,7 @@ pub static FINE: ClassTable = ClassTable::derive(
     32 * 1024,
     SlabRule {
         pages_min: 4,
-        tail_percent_max: 3,
+        tail_max: (3, 100),
         least_waste_from: 4096,
     },
 );
@@ -364,15 +365,10 @@ mod tests {
     #[test]
     fn slabs_are_as_short_as_their_rule_allows() {
         for class in GENERAL.classes() {
-            assert!(
-                class.tail_bytes() * 100 <= class.slab_bytes() * 6,
-                "{class:?}"
-            );
+            assert!(class.tail_bytes() * 16 <= class.slab_bytes(), "{class:?}");
             for shorter in 1..class.pages as usize {
                 let bytes = shorter * PAGE_BYTES;
-                assert!(
-                    bytes < class.size as usize || bytes % class.size as usize * 100 > bytes * 6
-                );
+                assert!(bytes < class.size as usize || bytes % class.size as usize * 16 > bytes);
             }
         }
         for class in FINE.classes() {
