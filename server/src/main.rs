@@ -13,6 +13,7 @@
 //! | clients | `clients`, then `session` |
 //! | figures | `observe` |
 //! | commands | `commands` |
+//! | pages | `http` |
 //! | engine | `signals`, then `worker`, then `server`, then `main` |
 
 mod clients;
@@ -21,6 +22,7 @@ mod commands;
 mod config;
 mod extended;
 mod glob;
+mod http;
 mod lcs;
 mod listeners;
 mod log;

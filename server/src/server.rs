@@ -10,15 +10,20 @@ use parking_lot::Mutex;
 
 use crate::clients::{Clients, Mailbox};
 use crate::clock::unix_us;
-use crate::commands::config::{OTHER_FILES, apply_oom_score, keyspace_settings, tcp_addresses};
+use crate::commands::config::{
+    OTHER_FILES, apply_oom_score, keyspace_settings, open_door, tcp_addresses,
+};
 use crate::commands::context::Services;
 use crate::commands::lookup::CommandTable;
 use crate::commands::table::COMMANDS;
 use crate::config::Config;
 use crate::config::directive::Id;
+use crate::http;
 use crate::listeners::Listeners;
+use crate::listeners::door::Door;
 use crate::log::{Level, Log};
 use crate::net::poll::{Poller, Waker};
+use crate::observe::history::History;
 use crate::observe::info::{Identity, REDIS_VERSION, VERSION};
 use crate::observe::latency::LatencyMonitor;
 use crate::observe::memory::MemoryState;
@@ -94,9 +99,11 @@ fn start(config: Config, log: Arc<Log>, supervised: &'static str) -> Result<(), 
                 .collect(),
         ),
         listeners: Listeners::new(Arc::clone(&parts[0].0)),
+        door: Door::new(),
         stats: Stats::new(workers, commands.len()),
         commands,
         sampler: Mutex::new(Sampler::default()),
+        history: History::default(),
         slowlog: SlowLog::default(),
         latency: LatencyMonitor::default(),
         compacting: Standing::default(),
@@ -112,6 +119,14 @@ fn start(config: Config, log: Arc<Log>, supervised: &'static str) -> Result<(), 
         config,
     });
     listen(&services)?;
+    let hall = Arc::downgrade(&services);
+    services
+        .door
+        .set_opener(move |sockets| match hall.upgrade() {
+            Some(services) => http::serve(services, sockets),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        });
+    open_door(&services)?;
     let mut signals = Some(Signals::install(&parts[0].0).map_err(fail)?);
     write_pid_file(&services);
     apply_oom_score(&services.config, &services.log)?;
@@ -275,6 +290,7 @@ fn shut_down(services: &Services) {
     if services.identity.supervised == "systemd" {
         process::notify_supervisor("STOPPING=1\n");
     }
+    services.door.close();
     services.listeners.close_all();
     let path = services.config.string(Id::PidFile);
     if !path.is_empty() {

@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering;
 
 use kvstore::statistics::DbStatistics;
 
-use crate::clock::{unix_us, uptime};
+use crate::clock::unix_us;
 use crate::commands::CommandResult;
 use crate::commands::args::Args;
 use crate::commands::context::Context;
 use crate::commands::error::CommandError;
 use crate::log::Level;
-use crate::observe::info::{self, Sources, VERSION};
+use crate::observe::info::{self, VERSION};
 use crate::observe::memory::{MemoryReport, human};
 use crate::session::Fate;
 
@@ -43,40 +43,9 @@ pub(crate) fn databases(ctx: &mut Context<'_>) -> Vec<DbStatistics> {
 
 /// `INFO [section...]`, with all shards locked.
 pub(crate) fn info(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
-    let services = ctx.services;
     let databases = databases(ctx);
     let memory = memory_report(ctx);
-    let now = uptime();
-    let rates = services.note_sample(&memory.keyspace, now);
-    if services.over_limit.holds() {
-        services.note_limit(now);
-    }
-    let sources = Sources {
-        config: &services.config,
-        clients: &services.clients,
-        listeners: &services.listeners,
-        stats: &services.stats,
-        identity: &services.identity,
-        totals: services.stats.totals(),
-        changes: services.stats.all_totals().write_commands,
-        rates,
-        compacting: (
-            services.compacting.current(now),
-            services.compacting.total(now),
-        ),
-        over_limit: (
-            services.over_limit.current(now),
-            services.over_limit.total(now),
-        ),
-        keyspace: memory.keyspace,
-        databases,
-        memory,
-        commands: services
-            .commands
-            .iter()
-            .map(|command| &*command.name)
-            .collect(),
-    };
+    let sources = ctx.services.sources(databases, memory);
     let text = info::text(&sources, args.from(1));
     ctx.reply.verbatim(b"txt", text.as_bytes());
     Ok(())

@@ -223,6 +223,7 @@ fn rewrite_failure(services: &Services, error: &std::io::Error) -> CommandError 
 enum Applies {
     Port,
     Bind,
+    Http,
     Keyspace,
     MaxMemory,
     MaxClients,
@@ -235,6 +236,7 @@ impl Applies {
         match id {
             Id::Port => Some(Self::Port),
             Id::Bind => Some(Self::Bind),
+            Id::HttpPort | Id::HttpBind => Some(Self::Http),
             Id::MaxMemory => Some(Self::MaxMemory),
             Id::MaxMemoryPolicy
             | Id::MaxMemorySamples
@@ -266,6 +268,7 @@ impl Applies {
                     _ => "Failed to bind to specified addresses.".to_owned(),
                 })
             }
+            Self::Http => open_door(services),
             Self::Keyspace | Self::MaxMemory => {
                 configure_keyspace(services);
                 if self == Self::MaxMemory {
@@ -359,6 +362,16 @@ pub(crate) fn keyspace_settings(config: &Config) -> Settings {
             upper_percent: 100 + number(Id::DefragThresholdUpper),
         },
     }
+}
+
+/// Serves HTTP where the configuration says.
+pub(crate) fn open_door(services: &Services) -> Result<(), String> {
+    let config = &services.config;
+    services.door.open(TcpAddresses {
+        hosts: config.words(Id::HttpBind),
+        port: u16::try_from(config.number(Id::HttpPort)).unwrap_or(0),
+        backlog: tcp_addresses(config).backlog,
+    })
 }
 
 fn warn_if_small(services: &Services) {

@@ -112,7 +112,7 @@ fn authenticate(ctx: &mut Context<'_>, user: &[u8], password: &[u8]) -> CommandR
 }
 
 /// Whether both are equal, in a time that does not tell where they differ.
-fn same(expected: &[u8], given: &[u8]) -> bool {
+pub(crate) fn same(expected: &[u8], given: &[u8]) -> bool {
     let differences = given.iter().enumerate().fold(0, |differences, (at, byte)| {
         differences | (byte ^ expected[at % expected.len().max(1)])
     });

@@ -4,27 +4,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use kvstore::statistics::Statistics;
+use kvstore::statistics::{DbStatistics, Statistics};
 use kvstore::{Db, Keyspace, Locked, ShardSet, Touch};
 use parking_lot::Mutex;
 
 use crate::clients::Clients;
-use crate::clock::{Ticks, unix_us};
+use crate::clock::{Ticks, unix_ms, unix_us, uptime};
 use crate::commands::args::Args;
 use crate::commands::error::CommandError;
 use crate::commands::lookup::CommandTable;
 use crate::config::Config;
 use crate::config::directive::Id;
 use crate::listeners::Listeners;
+use crate::listeners::door::Door;
 use crate::log::Log;
 use crate::observe::clients::CommandNames;
-use crate::observe::info::Identity;
+use crate::observe::history::{History, Observed};
+use crate::observe::info::{Identity, Sources};
 use crate::observe::latency::LatencyMonitor;
-use crate::observe::memory::{HeapMemory, MemoryState};
+use crate::observe::memory::{HeapMemory, MemoryReport, MemoryState};
 use crate::observe::rates::{Rates, Sample, Sampler};
 use crate::observe::slowlog::SlowLog;
 use crate::observe::standing::Standing;
 use crate::observe::stats::{Stats, WorkerStats};
+use crate::process::{self, CpuOf};
 use crate::resp::reply::Reply;
 use crate::session::Session;
 
@@ -42,10 +45,14 @@ pub(crate) struct Services {
     pub(crate) clients: Clients,
     /// The sockets that accept connections.
     pub(crate) listeners: Listeners,
+    /// Where HTTP is served.
+    pub(crate) door: Door,
     /// Figures of each worker.
     pub(crate) stats: Stats,
     /// Samples of the figures, for rates.
     pub(crate) sampler: Mutex<Sampler>,
+    /// Samples of the last hour and the last day.
+    pub(crate) history: History,
     /// Slow commands.
     pub(crate) slowlog: SlowLog,
     /// Latency events.
@@ -138,6 +145,80 @@ impl Services {
             self.memory.sample(&keyspace, &HeapMemory::now());
             self.note_sample(&keyspace, at);
         }
+    }
+
+    /// Figures about memory now, locking one shard after the other.
+    pub(crate) fn memory_report(&self) -> MemoryReport {
+        let keyspace = self.keyspace_statistics();
+        MemoryReport::now(&self.memory, keyspace, self.clients.memory_bytes())
+    }
+
+    /// Figures of each database, locking one shard after the other, and not for long.
+    pub(crate) fn databases(&self) -> Vec<DbStatistics> {
+        /// Databases that are looked at under one lock.
+        const AT_A_TIME: usize = 16;
+        let mut sums = vec![DbStatistics::default(); self.keyspace.databases()];
+        for shard in 0..self.keyspace.shards() {
+            for (part, sums) in sums.chunks_mut(AT_A_TIME).enumerate() {
+                let mut locked = self.keyspace.lock(ShardSet::one(shard));
+                for (at, sum) in sums.iter_mut().enumerate() {
+                    let db = locked.db(part * AT_A_TIME + at, unix_ms()).statistics();
+                    let volatile = sum.volatile_keys + db.volatile_keys;
+                    let ttl_ms = u128::from(sum.avg_ttl_ms) * u128::from(sum.volatile_keys)
+                        + u128::from(db.avg_ttl_ms) * u128::from(db.volatile_keys);
+                    sum.avg_ttl_ms = (ttl_ms / u128::from(volatile.max(1))) as u64;
+                    sum.keys += db.keys;
+                    sum.volatile_keys = volatile;
+                }
+            }
+        }
+        sums
+    }
+
+    /// All that INFO and the metrics are made from.
+    pub(crate) fn sources(
+        &self,
+        databases: Vec<DbStatistics>,
+        memory: MemoryReport,
+    ) -> Sources<'_> {
+        let now = uptime();
+        let rates = self.note_sample(&memory.keyspace, now);
+        if self.over_limit.holds() {
+            self.note_limit(now);
+        }
+        Sources {
+            config: &self.config,
+            clients: &self.clients,
+            listeners: &self.listeners,
+            stats: &self.stats,
+            identity: &self.identity,
+            totals: self.stats.totals(),
+            changes: self.stats.all_totals().write_commands,
+            rates,
+            compacting: (self.compacting.current(now), self.compacting.total(now)),
+            over_limit: (self.over_limit.current(now), self.over_limit.total(now)),
+            keyspace: memory.keyspace,
+            databases,
+            memory,
+            commands: self.commands.iter().map(|command| &*command.name).collect(),
+        }
+    }
+
+    /// Adds to the history, if a second has ended since the last look. Returns whether anything happened meanwhile.
+    pub(crate) fn look(&self) -> bool {
+        let at = uptime();
+        if !self.history.is_due(at) {
+            return false;
+        }
+        let cpu = process::cpu_time(CpuOf::Process);
+        self.history.look(&Observed {
+            at,
+            totals: self.stats.all_totals(),
+            memory: self.memory_report(),
+            clients: self.clients.len(),
+            cpu: cpu.user + cpu.system,
+            durations: self.stats.spread(),
+        })
     }
 
     /// Adds to the samples, if it is time for one, what the statistics say now; returns the rates until now.

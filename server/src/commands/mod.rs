@@ -14,6 +14,7 @@ pub(crate) mod debug;
 pub(crate) mod dispatch;
 pub(crate) mod error;
 pub(crate) mod expiration;
+pub(crate) mod history;
 pub(crate) mod keys;
 pub(crate) mod latency;
 pub(crate) mod lookup;

@@ -233,6 +233,10 @@ directives! {
     LatencyThreshold "latency-monitor-threshold": Integer(0, 0, LONG_MAX), Anytime, Honoured;
     LatencyTracking "latency-tracking": Flag(true), Anytime, Honoured;
     LatencyPercentiles "latency-tracking-info-percentiles": Percentiles("50 99 99.9"), Anytime, Honoured;
+    HttpPort "http-port": Integer(0, 0, 65535), Anytime, Honoured;
+    HttpBind "http-bind": Words("127.0.0.1 -::1"), Anytime, Honoured;
+    HttpPassword "http-password": Text(""), Secret, Honoured;
+    HttpActions "http-actions": Flag(false), Anytime, Honoured;
     HideUserData "hide-user-data-from-log": Flag(false), Anytime, Accepted;
     SetProcTitle "set-proc-title": Flag(true), AtStart, Accepted;
     ProcTitleTemplate "proc-title-template": Text("{title} {listen-addr} {server-mode}"), Anytime, Accepted;

@@ -149,6 +149,11 @@ impl Listener {
         Ok(Self { socket, path: None })
     }
 
+    /// A handle of a TCP socket for the standard library.
+    pub(crate) fn to_tcp(&self) -> io::Result<std::net::TcpListener> {
+        Ok(self.socket.try_clone()?.into())
+    }
+
     /// Listens on a Unix socket, replacing a file of that name; `mode` are its permissions, 0 for the default.
     pub(crate) fn bind_unix(path: &Path, mode: u32, backlog: i32) -> io::Result<Self> {
         match std::fs::remove_file(path) {

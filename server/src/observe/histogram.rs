@@ -72,6 +72,57 @@ impl Durations {
     }
 }
 
+/// Slots that a [`Spread`] takes together: 16 of its own are left in each doubling.
+const COARSE: usize = 8;
+
+/// The counts of several [`Durations`] at one moment, to within a sixteenth: small enough to be kept and compared each
+/// second.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spread(Box<[u32]>);
+
+impl Spread {
+    /// The sum of `durations`; takes no memory if there are none.
+    pub(crate) fn sum<'a>(durations: impl Iterator<Item = &'a Durations>) -> Self {
+        let mut sum: Box<[u32]> = Box::default();
+        for durations in durations {
+            if sum.is_empty() {
+                sum = vec![0_u32; SLOTS.div_ceil(COARSE)].into();
+            }
+            for (sum, counts) in sum.iter_mut().zip(durations.counts.chunks(COARSE)) {
+                for count in counts {
+                    *sum = sum.wrapping_add(count.load(Ordering::Relaxed));
+                }
+            }
+        }
+        Self(sum)
+    }
+
+    /// What was counted since `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let earlier = earlier.0.iter().copied().chain(std::iter::repeat(0));
+        let counts = self.0.iter().zip(earlier);
+        Self(
+            counts
+                .map(|(now, before)| now.wrapping_sub(before))
+                .collect(),
+        )
+    }
+
+    /// The duration in nanoseconds that so many of 100,000 keep within; 0 if nothing was counted.
+    pub(crate) fn percentile(&self, of_100_000: u64) -> u64 {
+        let total: u64 = self.0.iter().map(|&count| u64::from(count)).sum();
+        let wanted = (total * of_100_000).div_ceil(100_000);
+        let mut so_far = 0;
+        for (at, &count) in self.0.iter().enumerate() {
+            so_far += u64::from(count);
+            if count > 0 && so_far >= wanted {
+                return lowest((at + 1) * COARSE) - 1;
+            }
+        }
+        0
+    }
+}
+
 /// The counts of several [`Durations`] at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Counts(Box<[u32]>);

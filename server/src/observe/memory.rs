@@ -206,8 +206,11 @@ impl MemoryReport {
         Self::excess(self.system.resident_bytes, named)
     }
 
+    /// How many parts there are.
+    pub(crate) const PARTS: usize = 15;
+
     /// All resident bytes, part by part.
-    pub(crate) fn parts(&self) -> [(&'static str, i64); 15] {
+    pub(crate) fn parts(&self) -> [(&'static str, i64); Self::PARTS] {
         let (memory, heap) = (&self.keyspace.memory, &self.heap);
         let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         [

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::clock::ns_per_tick;
-use crate::observe::histogram::{Counts, Durations};
+use crate::observe::histogram::{Counts, Durations, Spread};
 
 /// A counter with one writer and any number of readers.
 #[derive(Debug, Default)]
@@ -296,6 +296,12 @@ impl Stats {
             .peekable();
         durations.peek()?;
         Some(Counts::sum(durations))
+    }
+
+    /// Durations of all commands since the start.
+    pub(crate) fn spread(&self) -> Spread {
+        let commands = self.workers.iter().flat_map(|worker| &worker.commands);
+        Spread::sum(commands.filter_map(|command| command.durations.get()))
     }
 
     /// Error replies since the last reset, by their first word, in alphabetical order.

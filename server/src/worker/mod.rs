@@ -67,6 +67,8 @@ pub(crate) struct Worker {
     postponed: Vec<u64>,
     /// From when on a sample of the statistics is taken, if there is work.
     sample_due: Instant,
+    /// When the history is looked after; `None` while nothing happens.
+    history_due: Option<Instant>,
 }
 
 impl Worker {
@@ -94,6 +96,7 @@ impl Worker {
             postponed: Vec::new(),
             shrink_due: None,
             sample_due: Instant::now(),
+            history_due: None,
         }
     }
 
@@ -144,6 +147,7 @@ impl Worker {
             self.maintenance_due,
             self.check_due,
             self.shrink_due,
+            self.history_due,
             pause_end,
         ];
         let due = due.into_iter().flatten().min()?;
@@ -188,9 +192,16 @@ impl Worker {
         if self.shrink_due.is_none() && (busy || self.scratch.is_grown()) {
             self.shrink_due = Some(now + SHRINK_INTERVAL);
         }
-        if busy && self.index == 0 && self.sample_due <= now {
+        if busy && self.sample_due <= now {
             self.sample_due = now + SAMPLE_INTERVAL;
             self.services.take_sample(uptime());
+        }
+        let more = self.history_due.is_some_and(|due| due <= now) && {
+            self.history_due = None;
+            self.services.look()
+        };
+        if self.history_due.is_none() && (busy || more) {
+            self.history_due = Some(now + until_next_second());
         }
     }
 
@@ -300,6 +311,14 @@ impl Worker {
         crate::commands::transaction::unwatch_all(&mut peer.session, &self.services.keyspace);
         self.services.clients.unregister(&peer.session.client);
     }
+}
+
+/// How long it is until the next second since the start has surely begun.
+fn until_next_second() -> Duration {
+    /// The system may round a wait to a millisecond.
+    const ROUNDING: Duration = Duration::from_millis(2);
+    let passed = Duration::from_nanos(u64::from(uptime().subsec_nanos()));
+    Duration::from_secs(1) - passed + ROUNDING
 }
 
 /// Figures of a worker, for those below.

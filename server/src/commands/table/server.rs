@@ -2,7 +2,8 @@
 
 use super::{CommandSpec, Flags, Group, Locking, categories, command, container, flags, key};
 use crate::commands::{
-    Handler, admin, command as handlers, config, debug, latency, memory, memory_map, slowlog,
+    Handler, admin, command as handlers, config, debug, history, latency, memory, memory_map,
+    slowlog,
 };
 
 const fn spec(name: &'static str, arity: i32, handler: Handler) -> CommandSpec {
@@ -234,6 +235,14 @@ const MEMORY: &[CommandSpec] = &[
         ..about_memory("doctor", memory::doctor)
     },
     help("4.0.0"),
+    CommandSpec {
+        arity: -2,
+        complexity: "O(N) where N is the number of rows returned.",
+        summary: "Returns how memory, load and latency went over the last hour or day.",
+        syntax: "[range=SECONDS seconds | MINUTES minutes]",
+        locking: Locking::Walk,
+        ..about_memory("history", history::history)
+    },
     CommandSpec {
         summary: "Returns figures of the allocator.",
         ..about_memory("malloc-stats", memory::malloc_stats)

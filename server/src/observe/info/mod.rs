@@ -190,6 +190,26 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     out.push_str("\r\n");
 }
 
+fn fields() -> impl Iterator<Item = &'static (&'static str, fn(&Sources<'_>) -> String)> {
+    let contents = SECTIONS.iter().flat_map(|section| section.contents);
+    contents.flat_map(|content| match content {
+        Content::Fields(fields) => *fields,
+        Content::Lines(_) => &[],
+    })
+}
+
+/// A field's value, of those that are always there.
+pub(crate) fn field(sources: &Sources<'_>, wanted: &str) -> Option<String> {
+    let (_, value) = fields().find(|(name, _)| *name == wanted)?;
+    Some(value(sources))
+}
+
+/// Whether there is such a field.
+#[cfg(test)]
+pub(crate) fn has_field(wanted: &str) -> bool {
+    fields().any(|(name, _)| *name == wanted)
+}
+
 /// The text of INFO with these arguments.
 pub(crate) fn text<'a>(
     sources: &Sources<'_>,

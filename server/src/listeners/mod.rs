@@ -1,6 +1,8 @@
 //! The sockets that accept connections. They can be replaced while the server runs, by any worker: the one that accepts
 //! waits for them with its poller, and looks a listener up here when it is told that one is ready.
 
+pub(crate) mod door;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
