@@ -22,6 +22,8 @@ pub(crate) struct Area {
     reserved: usize,
     committed: usize,
     growth: usize,
+    /// Bytes of a page of the system's.
+    page_bytes: usize,
 }
 
 // SAFETY: an area owns its reservation, like a box.
@@ -39,6 +41,7 @@ impl Area {
             reserved,
             committed: 0,
             growth,
+            page_bytes,
         })
     }
 
@@ -69,13 +72,17 @@ impl Area {
             return false;
         }
         let target = bytes.next_multiple_of(self.growth).min(self.reserved);
-        // SAFETY: the range lies in the reservation, behind what is committed.
-        let granted =
-            unsafe { os::commit(self.start.add(self.committed), target - self.committed) };
-        if granted {
-            self.committed = target;
-        }
-        granted
+        // Near the end of what the system grants, no more than is needed.
+        let least = bytes.next_multiple_of(self.page_bytes);
+        [target, least].into_iter().any(|target| {
+            // SAFETY: the range lies in the reservation, behind what is committed.
+            let granted =
+                unsafe { os::commit(self.start.add(self.committed), target - self.committed) };
+            if granted {
+                self.committed = target;
+            }
+            granted
+        })
     }
 
     /// The first byte of a page, counted from the area's start.

@@ -3,6 +3,8 @@
 
 mod preloaded;
 
+use std::io::Write;
+
 use preloaded::{compile, library, output, preloaded, stdout};
 
 #[test]
@@ -35,6 +37,117 @@ fn memory_that_runs_out_is_there_again_when_it_is_freed() {
         let least_mb: u64 = stdout(command.arg(program)).trim().parse().unwrap();
         assert!(least_mb > 50, "{least_mb} MB of 300 could be had");
     }
+}
+
+/// The limit that counts what is writable alone, as a system does that grants no more
+/// memory than it has (`vm.overcommit_memory=2`).
+#[test]
+fn writable_memory_that_runs_out_is_there_again_when_it_is_freed() {
+    if let Some(program) = compile("limit.c", "limit-data", &[]) {
+        let mut command = preloaded("/bin/sh");
+        command.args(["-c", "ulimit -d 150000 && exec \"$0\""]);
+        let least_mb: u64 = stdout(command.arg(program)).trim().parse().unwrap();
+        // A quarter is for others. The least is that of objects of 5 MB that grow.
+        assert!(least_mb > 50, "{least_mb} MB of 150 could be had");
+    }
+}
+
+/// Runs `refusals.c`. Returns the megabytes that were resident at most and in the end;
+/// `None` where the system knows no filters.
+fn refused(request: &str, error: i32) -> Option<(u64, u64)> {
+    let program = compile("refusals.c", &format!("refusals-{request}"), &[])?;
+    let mut command = preloaded(program);
+    let text = stdout(command.args([request, &error.to_string()]));
+    if text == "no filter\n" {
+        eprintln!("passed over: there are no filters of system calls");
+        return None;
+    }
+    let mut figures = text
+        .split_whitespace()
+        .map(|figure| figure.parse().unwrap());
+    Some((figures.next().unwrap(), figures.next().unwrap()))
+}
+
+const ENOSYS: i32 = 38;
+const ENOMEM: i32 = 12;
+const EINVAL: i32 = 22;
+
+#[test]
+fn memory_goes_back_on_kernels_without_batches() {
+    if let Some((most, least)) = refused("process_madvise", ENOSYS) {
+        assert!(most > 60 && least < most / 3, "{least} of {most} MB stay");
+    }
+}
+
+#[test]
+fn a_system_that_takes_nothing_back_is_borne() {
+    if let Some((most, least)) = refused("madvise", EINVAL) {
+        assert!(most > 60 && least > most / 2, "{least} of {most} MB stay");
+    }
+}
+
+#[test]
+fn what_cannot_be_moved_is_copied() {
+    assert!(refused("mremap", ENOMEM).is_none_or(|(most, _)| most > 60));
+}
+
+#[test]
+fn what_is_accessible_serves_where_no_more_can_be_had() {
+    // What was made accessible for records of slabs does not last as long as the rest.
+    for (request, least_mb) in [("mprotect", 10), ("mmap", 60)] {
+        assert!(refused(request, ENOMEM).is_none_or(|(most, _)| most > least_mb));
+    }
+}
+
+/// A control group of its own with this limit, and the file that takes processes into
+/// it; `None` where the test may not make one.
+struct Group(std::path::PathBuf);
+
+impl Group {
+    fn new(limit_bytes: u64) -> Option<Group> {
+        let name = format!("slabkv-test-{}", std::process::id());
+        let kinds = [
+            ("/sys/fs/cgroup", "memory.max"),
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        ];
+        kinds.into_iter().find_map(|(mount, limit)| {
+            let mount = std::path::Path::new(mount);
+            if !mount.join("cgroup.procs").exists() {
+                return None;
+            }
+            std::fs::create_dir(mount.join(&name)).ok()?;
+            let group = Group(mount.join(&name));
+            // Without the controller there is no such file.
+            let mut file = std::fs::OpenOptions::new();
+            let file = file.write(true).open(group.0.join(limit));
+            file.ok()?
+                .write_all(limit_bytes.to_string().as_bytes())
+                .ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn near_the_limit_of_a_control_group_free_memory_goes_back_at_once() {
+    let Some(program) = compile("group.c", "group", &[]) else {
+        return;
+    };
+    let Some(group) = Group::new(64 << 20) else {
+        eprintln!("passed over: no control group can be made");
+        return;
+    };
+    let mut command = preloaded("/bin/sh");
+    command.args(["-c", "echo $$ > \"$1\" && exec \"$0\""]);
+    command.arg(program).arg(group.0.join("cgroup.procs"));
+    command.env("SLAB_ALLOC_OPTIONS", "purge_delay_ms:86400000");
+    assert_eq!(stdout(&mut command), "ok\n");
 }
 
 #[test]

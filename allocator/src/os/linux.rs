@@ -288,16 +288,22 @@ pub(crate) unsafe fn split_huge(range: Range, whole: bool) -> bool {
 }
 
 pub(crate) fn address_space_max() -> usize {
-    let mut limit = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
+    let limit_of = |resource| {
+        let mut limit = libc::rlimit {
+            rlim_cur: libc::RLIM_INFINITY,
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        // SAFETY: the call writes to `limit` alone; if it fails, nothing.
+        unsafe { libc::getrlimit(resource, &raw mut limit) };
+        match limit.rlim_cur {
+            libc::RLIM_INFINITY => usize::MAX,
+            bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+        }
     };
-    // SAFETY: the call writes to `limit` alone; if it fails, nothing.
-    unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
-    match limit.rlim_cur {
-        libc::RLIM_INFINITY => usize::MAX,
-        bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
-    }
+    // The latter limits what is writable alone, of which tables and the program's code
+    // take less.
+    let data = limit_of(libc::RLIMIT_DATA);
+    limit_of(libc::RLIMIT_AS).min(data.saturating_add(data / 2))
 }
 
 pub(crate) fn now_ms() -> u64 {

@@ -138,8 +138,8 @@ pub(crate) unsafe fn split_huge(range: Range, whole: bool) -> bool {
     unsafe { system::split_huge(range, whole) }
 }
 
-/// Bytes of address space that the process may have in all; `usize::MAX` where
-/// nothing limits it.
+/// Bytes of address space that the process may have in all, and half as much again as
+/// it may make writable; `usize::MAX` where nothing limits it.
 pub(crate) fn address_space_max() -> usize {
     system::address_space_max()
 }
