@@ -139,14 +139,20 @@ impl ArenaTable {
         let shape = GENERAL.class(class);
         let records = pages.records();
         let mut slabs = [const { MaybeUninit::<SlabId>::uninit() }; BATCH_MAX];
+        let mut last = (usize::MAX, SlabId::NONE);
         for (place, &object) in slabs.iter_mut().zip(slots) {
-            // SAFETY: The slot is not free yet.
-            let slab = unsafe { slab_of(pages, class, object) };
-            // The record may lie on two cache lines, and the first remote word, which
-            // names the owner, on the second.
-            prefetch_to_write(records.address(slab));
-            prefetch_to_write(records.address(SlabId(remote_word_id(slab, shape, 0))));
-            place.write(slab);
+            // What was freed together often lies together.
+            let page = object.addr() / PAGE_BYTES;
+            if page != last.0 {
+                // SAFETY: The slot is not free yet.
+                let slab = unsafe { slab_of(pages, class, object) };
+                // The record may lie on two cache lines, and the first remote word,
+                // which names the owner, on the second.
+                prefetch_to_write(records.address(slab));
+                prefetch_to_write(records.address(SlabId(remote_word_id(slab, shape, 0))));
+                last = (page, slab);
+            }
+            place.write(last.1);
         }
         // SAFETY: So many were written.
         let slabs = unsafe { slabs[..slots.len()].assume_init_ref() };
@@ -174,16 +180,22 @@ impl ArenaTable {
             }
             let bin: &mut Guard<'_, Slabs> =
                 own_bin.get_or_insert_with(|| self.arena(own).bins[class].slabs.lock());
-            bin.put_slot(pages, slab, slot);
+            // The slots of one word of the slab's bitmap go back together.
+            let (mut word, mut bits, mut count) = (slot >> 6, 1_u64 << (slot & 63), 1);
             let first = at - 1;
-            // What was freed together often lies together.
             while at < slots.len() && slabs[at] == slab {
                 // SAFETY: As above.
-                bin.put_slot(pages, slab, unsafe {
-                    pages.slot_of(slots[at], slab, shape)
-                });
+                let slot = unsafe { pages.slot_of(slots[at], slab, shape) };
+                let bit = 1 << (slot & 63);
+                if slot >> 6 != word || bits & bit != 0 {
+                    bin.put(pages, slab, word, bits, count);
+                    (word, bits, count) = (slot >> 6, 0, 0);
+                }
+                bits |= bit;
+                count += 1;
                 at += 1;
             }
+            bin.put(pages, slab, word, bits, count);
             bin.traffic.flushed_slots += (at - first) as u64;
             bin.relist_if_due(pages, shape, slab);
         }

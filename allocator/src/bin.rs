@@ -283,8 +283,9 @@ impl Bin {
         // SAFETY: the current slab is live and the caller's.
         let mut slab = unsafe { records.slab(id) };
         if self.word != 0 {
-            slab.put(u32::from(self.word_index), self.word);
-            self.free += self.word.count_ones();
+            let count = self.word.count_ones();
+            slab.put(u32::from(self.word_index), self.word, count);
+            self.free += count;
             self.word = 0;
         }
         // SAFETY: the slab is on no list; otherwise as above.

@@ -130,6 +130,8 @@ pub(crate) struct PageHeap {
     map: PageMap,
     pub(crate) chunks: Table<Chunk>,
     pub(crate) sets: BitSets,
+    /// Bit k: some chunk's longest free block is of order k.
+    orders_listed: u16,
     /// Chunks below this were opened at least once; chunk 0 counts as such
     /// and is never used.
     pub(crate) frontier: u32,
@@ -174,6 +176,7 @@ impl PageHeap {
             map: PageMap::reserve(groups * CHUNK_PAGES as usize)?,
             chunks: Table::reserve(groups)?,
             sets: BitSets::new(SETS, chunks_max)?,
+            orders_listed: 0,
             frontier: 1,
             chunks_max,
             system_pages,
@@ -257,7 +260,14 @@ impl PageHeap {
         }
         let align_order = align.ilog2() as usize;
         let order = order_for(pages).max(align_order);
-        let chunk = match (order..ORDERS).find_map(|order| self.sets.first(order)) {
+        let sufficient = self.orders_listed >> order;
+        let listed = match sufficient {
+            0 => None,
+            _ => self
+                .sets
+                .first(order + sufficient.trailing_zeros() as usize),
+        };
+        let chunk = match listed {
             Some(chunk) => chunk,
             None => self.open_any()?,
         };
@@ -471,10 +481,16 @@ impl PageHeap {
         if listed != record.listed {
             let before = core::mem::replace(&mut record.listed, listed);
             if before > 0 {
-                self.sets.remove(before as usize - 1, chunk);
+                let order = before as usize - 1;
+                self.sets.remove(order, chunk);
+                if self.sets.first(order).is_none() {
+                    self.orders_listed &= !(1 << order);
+                }
             }
             if listed > 0 {
-                self.sets.insert(listed as usize - 1, chunk);
+                let order = listed as usize - 1;
+                self.sets.insert(order, chunk);
+                self.orders_listed |= 1 << order;
             }
         }
         if dirty != self.sets.contains(DIRTY, chunk) {
@@ -603,6 +619,10 @@ impl PageHeap {
         };
         counts.buddy.splits = self.counts.buddy.splits;
         counts.buddy.merges = self.counts.buddy.merges;
+        for order in 0..ORDERS {
+            let any = self.sets.first(order).is_some();
+            assert_eq!(self.orders_listed >> order & 1 != 0, any, "order {order}");
+        }
         for index in 1..self.frontier {
             let listed: Vec<usize> = (0..SETS)
                 .filter(|set| self.sets.contains(*set, index))

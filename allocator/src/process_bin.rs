@@ -41,32 +41,26 @@ impl Slabs {
             let low = slots << shift;
             let high = if shift == 0 { 0 } else { slots >> (64 - shift) };
             if low != 0 {
-                self.put(pages, slab, first, low);
+                self.put(pages, slab, first, low, low.count_ones());
             }
             if high != 0 {
-                self.put(pages, slab, first + 1, high);
+                self.put(pages, slab, first + 1, high, high.count_ones());
             }
             self.relist_if_due(pages, shape, slab);
         });
     }
 
-    /// Marks a slot as free. Stops the process if it is already.
+    /// Marks `count` slots as free, given as bits of a word of the slab's bitmap.
+    /// Stops the process if one is already.
     #[inline(always)]
-    pub(crate) fn put_slot(&mut self, pages: &SharedPages, slab: SlabId, slot: u32) {
-        // SAFETY: The slab is alive and of the bin whose lock guards `self`.
-        let mut record = unsafe { pages.records().slab(slab) };
-        if record.is_free(slot) || self.bin.has_at_hand(slab, slot >> 6, 1 << (slot & 63)) {
-            // SAFETY: As above.
-            unsafe { pages.double_free(slab, slot) };
-        }
-        record.put_slot(slot);
-        self.bin.free += 1;
-    }
-
-    /// Marks slots as free, given as bits of a word of the slab's bitmap. Stops
-    /// the process if one is already.
-    #[inline]
-    fn put(&mut self, pages: &SharedPages, slab: SlabId, word: u32, bits: u64) {
+    pub(crate) fn put(
+        &mut self,
+        pages: &SharedPages,
+        slab: SlabId,
+        word: u32,
+        bits: u64,
+        count: u32,
+    ) {
         // SAFETY: The slab is alive and of the bin whose lock guards `self`.
         let mut record = unsafe { pages.records().slab(slab) };
         let free = record.word(word) & bits;
@@ -75,8 +69,8 @@ impl Slabs {
             // SAFETY: As above.
             unsafe { pages.double_free(slab, word << 6 | twice.trailing_zeros()) };
         }
-        record.put(word, bits);
-        self.bin.free += bits.count_ones();
+        record.put(word, bits, count);
+        self.bin.free += count;
     }
 
     /// Puts a slab that has got slots back on the list where it belongs now.

@@ -178,13 +178,15 @@ impl Slab {
             .filter(|(_, bits)| *bits != 0)
     }
 
-    /// Marks slots of one word as free, which are not.
+    /// Marks `count` slots of one word as free, which are not. The count is asked for
+    /// since many callers know it, and not every processor can count bits.
     #[inline(always)]
-    pub(crate) fn put(&mut self, word: u32, bits: u64) {
+    pub(crate) fn put(&mut self, word: u32, bits: u64, count: u32) {
+        debug_assert_eq!(count, bits.count_ones());
         debug_assert_eq!(self.word(word) & bits, 0, "a slot was freed twice");
         // SAFETY: as `word_at`.
         unsafe { *self.word_at(word) |= bits };
-        self.record_mut().free += bits.count_ones() as u16;
+        self.record_mut().free += count as u16;
     }
 
     /// Marks one slot as free, which is not.
