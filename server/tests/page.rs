@@ -85,7 +85,7 @@ impl Browser {
 
     /// Waits until an expression holds.
     fn wait(&self, expression: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.run(&format!("return Boolean({expression})")) != json!(true) {
             assert!(Instant::now() < deadline, "never: {expression}");
             std::thread::sleep(Duration::from_millis(100));
@@ -264,15 +264,27 @@ fn the_page_follows_the_server_in_a_browser() {
     assert_eq!(log, json!([]), "the console");
 
     if let Some(folder) = std::env::var_os("SLABKV_PICTURES") {
-        pictures(&browser, &mut client, Path::new(&folder));
+        pictures(&browser, Path::new(&folder));
     }
 }
 
 /// Takes pictures for the documents: a heap of several sizes, thinned out, and the same compacted.
-fn pictures(browser: &Browser, client: &mut Client, folder: &Path) {
-    assert_eq!(client.run("FLUSHALL"), ok());
+fn pictures(browser: &Browser, folder: &Path) {
+    let server = Server::start_with(&[
+        "--activedefrag",
+        "no",
+        "--io-threads",
+        "2",
+        "--http-actions",
+        "yes",
+    ]);
+    let client = &mut server.client();
+    let port = open_port(client);
     browser.resize(1320, 1560);
-    browser.call("/refresh", &json!({}));
+    browser.call(
+        "/url",
+        &json!({ "url": format!("http://localhost:{port}/") }),
+    );
     let busy = |client: &mut Client, seconds: u64| {
         let until = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < until {

@@ -79,6 +79,9 @@ class HeapMap {
       }
     }
     this.draw();
+    const selected = this.find();
+    const said = selected && this.describe(selected);
+    if (said && said !== this.said.textContent) this.said.textContent = said;
   }
 
   fill(tile) {

@@ -44,7 +44,10 @@ const state = { figures: [], units: {}, times: [], rows: [], minutes: null, rang
 
 // Numbers for people.
 const count = (n) => n >= 1e9 ? `${(n / 1e9).toFixed(2)} G` : n >= 1e6 ? `${(n / 1e6).toFixed(2)} M` : n >= 1e4 ? `${(n / 1e3).toFixed(1)} k` : String(Math.round(n));
-const time = (ns) => ns >= 1e9 ? `${(ns / 1e9).toFixed(1)} s` : ns >= 1e6 ? `${(ns / 1e6).toFixed(1)} ms` : ns >= 1e3 ? `${(ns / 1e3).toFixed(ns >= 1e4 ? 0 : 1)} µs` : `${Math.round(ns)} ns`;
+const time = (ns) => {
+  const [unit, name] = ns >= 1e9 ? [1e9, "s"] : ns >= 1e6 ? [1e6, "ms"] : ns >= 1e3 ? [1e3, "µs"] : [1, "ns"];
+  return `${(ns / unit).toFixed(unit === 1 || ns / unit >= 10 ? 0 : 1)} ${name}`;
+};
 const ago = (s) => s >= 86400 ? `${Math.floor(s / 86400)} d ${Math.floor(s % 86400 / 3600)} h` : s >= 3600 ? `${Math.floor(s / 3600)} h ${Math.floor(s % 3600 / 60)} min` : s >= 60 ? `${Math.floor(s / 60)} min ${s % 60} s` : `${s} s`;
 
 function note(text, bad = false) {
@@ -93,6 +96,13 @@ const charts = new Map();
 /** Steps between lines of a chart of bytes. */
 const BINARY = Array.from({ length: 46 }, (_, power) => 2 ** power);
 
+/** Lines of a logarithmic chart: the powers of ten, not more than there is room for. */
+function powers(_, axis, low, high) {
+  const [from, to] = [Math.ceil(Math.log10(low)), Math.floor(Math.log10(high))];
+  const step = Math.max(1, Math.ceil((to - from + 1) / 6));
+  return Array.from({ length: Math.max(0, Math.floor((to - from) / step) + 1) }, (__, i) => 10 ** (from + i * step));
+}
+
 function colour(light, dark) { return theme.dark() ? dark : light; }
 
 function build(id, series, show, legend, logarithmic = false) {
@@ -104,10 +114,10 @@ function build(id, series, show, legend, logarithmic = false) {
     width: box.clientWidth, height: box.clientHeight,
     legend: { show: false },
     cursor: { sync: { key: sync.key }, points: { size: 6 }, drag: { x: false, y: false } },
-    scales: { x: { time: true, range: (_, low, high) => state.range > KEPT ? [low, high] : [high - state.range, high] }, y: logarithmic ? { distr: 3 } : { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
-    padding: [6, 14, 0, 0],
+    scales: { x: { time: true, range: (_, low, high) => state.range > KEPT ? [low, high] : [Math.max(high - state.range, Math.min(low, high - 60)), high] }, y: logarithmic ? { distr: 3 } : { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
+    padding: [6, 28, 0, 0],
     axes: [{ ...axis, size: 30, space: 70, values: (u, ticks) => ticks.map((t) => new Date(t * 1000).toLocaleTimeString("en-GB", state.range > 300 ? { hour: "2-digit", minute: "2-digit" } : {})) },
-      { ...axis, size: 74, space: 36, ...(show === bytes ? { incrs: BINARY } : {}), values: (u, ticks) => ticks.map((tick) => tick == null ? "" : show(tick)) }],
+      { ...axis, size: 74, space: 36, ...(show === bytes ? { incrs: BINARY } : {}), ...(logarithmic ? { splits: powers } : {}), values: (u, ticks) => ticks.map((tick) => tick == null ? "" : show(tick)) }],
     series: [{}, ...series.map(({ stroke, fill, width }) => ({ stroke, fill, width: width ?? 1.6, points: { show: false } }))],
     hooks: { setCursor: [(u) => legend(u.cursor.idx)] },
   };
@@ -224,7 +234,7 @@ function showNow() {
   put("commands", `${count(value("commands"))}/s`, `${value("clients")} ${value("clients") === 1 ? "client" : "clients"}`);
   put("p99", value("p99") ? time(value("p99")) : "–", value("max") ? `longest ${time(value("max"))}` : "no commands");
   put("cpu", `${(value("cpu") / 1e4).toFixed(1)}%`, `compaction ${(value("compaction_cpu") / 1e4).toFixed(1)}%`);
-  $("about").textContent = `port ${state.hello.port} · ${state.hello.workers} ${state.hello.workers === 1 ? "worker" : "workers"} · up ${ago(second.uptime)} · version ${state.hello.version}`;
+  $("about").textContent = `${state.hello.port ? `port ${state.hello.port} · ` : ""}${state.hello.workers} ${state.hello.workers === 1 ? "worker" : "workers"} · up ${ago(second.uptime)} · version ${state.hello.version}`;
   $("map-about").textContent = `${heap.chunks.toLocaleString("en")} chunks of 2 MiB; click one to look into it`;
   const [, released, objects, moved, , slices, , longest] = second.compaction;
   $("ledger").textContent = `${count(objects)} objects (${bytes(moved)}) moved, ${count(released)} slabs emptied, ${count(slices)} slices, longest ${time(longest * 1e3)}`;
