@@ -9,13 +9,15 @@
 //! back into the global allocator. A failed allocation returns null.
 
 use crate::fatal::{fatal, misuse};
-use crate::page_map::LARGE_HEAD;
+use crate::heap_profile::PROFILE;
+use crate::page_map::{LARGE_HEAD, SAMPLED_HEAD};
 use crate::process::Process;
 use crate::process_arena::CLASSES;
+use crate::profiled;
 use crate::shared_pages::WRONG_SIZE;
 use crate::size_class::GENERAL;
 use crate::thread::{self, Thread};
-use crate::units::PAGE_BYTES;
+use crate::units::{PAGE_BYTES, pages_for};
 use core::ptr;
 
 /// The largest size in bytes that comes from slabs.
@@ -88,7 +90,7 @@ pub(crate) unsafe fn free(object: *mut u8, size: usize, align: usize) {
 #[inline(always)]
 pub(crate) unsafe fn free_small(object: *mut u8, class: usize) {
     // SAFETY: The object was allocated, so the heap exists.
-    if cfg!(debug_assertions) && !unsafe { is_of_class(object, class) } {
+    if cfg!(debug_assertions) && !unsafe { is_of_class(object, class) || is_sampled(object) } {
         misuse(WRONG_SIZE, object.addr(), GENERAL.class(class).size);
     }
     // SAFETY: The class exists, the cache is the calling thread's, and the caller
@@ -150,6 +152,7 @@ pub(crate) unsafe fn usable_size(object: *const u8) -> usize {
         }
         match process.pages.class_entry(object) {
             LARGE_HEAD => process.pages.large_bytes(object),
+            SAMPLED_HEAD => PROFILE.bytes(&process.pages, object),
             entry if usize::from(entry.wrapping_sub(1)) < CLASSES => {
                 GENERAL.class(usize::from(entry) - 1).size as usize
             }
@@ -186,7 +189,8 @@ unsafe fn reallocate_slow(object: *mut u8, old: usize, align: usize, new: usize)
     if both_large && align <= PAGE_BYTES {
         // SAFETY: An object exists, and so does the heap.
         let process = unsafe { Process::get_unchecked() };
-        let resized = process.pages.resize_large(object, new);
+        // SAFETY: Passed on to the caller.
+        let resized = unsafe { profiled::resize_large(process, object, new) };
         if !resized.is_null() {
             process.notify_if_dirty();
             return resized;
@@ -214,6 +218,14 @@ fn allocate_slow(class: usize) -> *mut u8 {
     let Some(thread) = cached_thread(process) else {
         return allocate_uncached(process, class);
     };
+    if PROFILE.state() != 0 {
+        let object = profiled::allocate(process, thread, class);
+        return if object.is_null() {
+            out_of_memory()
+        } else {
+            object
+        };
+    }
     if !thread.cache.turn(class) && !process.fill(thread, class) {
         return out_of_memory();
     }
@@ -241,6 +253,13 @@ pub(crate) fn out_of_memory() -> *mut u8 {
 #[inline(never)]
 unsafe fn free_slow(object: *mut u8, class: usize) {
     let process = heap_of(object);
+    if PROFILE.state() != 0 {
+        let bytes = GENERAL.class(class).size as usize;
+        // SAFETY: Passed on to the caller.
+        if unsafe { PROFILE.free(&process.pages, object, Some(bytes)) } {
+            return;
+        }
+    }
     match cached_thread(process) {
         Some(thread) => {
             process.make_room(thread, class);
@@ -318,6 +337,10 @@ fn large(size: usize, align: usize) -> (*mut u8, bool) {
     }
     if found.0.is_null() {
         out_of_memory();
+    } else if PROFILE.is_on()
+        && let Some(thread) = cached_thread(process)
+    {
+        profiled::consider_large(process, thread, found.0);
     }
     process.start_if_due();
     found
@@ -330,7 +353,10 @@ fn large(size: usize, align: usize) -> (*mut u8, bool) {
 #[inline(never)]
 unsafe fn free_large(object: *mut u8) {
     let process = heap_of(object);
-    process.pages.free_large(object);
+    // SAFETY: Passed on to the caller.
+    if PROFILE.state() == 0 || !unsafe { PROFILE.free(&process.pages, object, None) } {
+        process.pages.free_large(object);
+    }
     process.notify_if_dirty();
 }
 
@@ -343,7 +369,11 @@ unsafe fn free_large(object: *mut u8) {
 #[inline(never)]
 pub(crate) unsafe fn free_large_sized(object: *mut u8, size: usize) {
     let process = heap_of(object);
-    process.pages.free_large_sized(object, size);
+    let bytes = pages_for(size.max(1)) * PAGE_BYTES;
+    // SAFETY: Passed on to the caller.
+    if PROFILE.state() == 0 || !unsafe { PROFILE.free(&process.pages, object, Some(bytes)) } {
+        process.pages.free_large_sized(object, size);
+    }
     process.notify_if_dirty();
 }
 
@@ -357,4 +387,14 @@ pub(crate) unsafe fn is_of_class(object: *mut u8, class: usize) -> bool {
     let pages = &unsafe { Process::get_unchecked() }.pages;
     // SAFETY: The object is live.
     pages.contains(object) && usize::from(unsafe { pages.class_entry(object) }) == class + 1
+}
+
+/// Whether a heap profile has sampled the object.
+///
+/// # Safety
+///
+/// The heap exists: something was allocated from it.
+unsafe fn is_sampled(object: *mut u8) -> bool {
+    // SAFETY: Passed on to the caller.
+    unsafe { Process::get_unchecked() }.pages.is_sampled(object)
 }

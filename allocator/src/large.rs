@@ -4,7 +4,7 @@
 //! A run needs no record: its length stands in the page map.
 
 use crate::page_heap::PageHeap;
-use crate::page_map::{LARGE_BODY, LARGE_HEAD};
+use crate::page_map::{LARGE_BODY, LARGE_HEAD, SAMPLED_HEAD};
 use crate::units::{PAGE_BYTES, PageIndex, PageRun, pages_for};
 
 /// How many large objects there are, and their pages.
@@ -38,7 +38,7 @@ pub(crate) fn allocate(
 
 /// The large object that starts on the page; `None` if none does.
 pub(crate) fn run_at(heap: &PageHeap, start: PageIndex) -> Option<PageRun> {
-    (heap.map().class_entry(start) == LARGE_HEAD).then(|| PageRun {
+    matches!(heap.map().class_entry(start), LARGE_HEAD | SAMPLED_HEAD).then(|| PageRun {
         start,
         pages: heap.map().slab_entry(start),
     })

@@ -94,14 +94,14 @@
 //!
 //! ```text
 //! words     fatal sync units size_class options settings
-//! system    os cgroup
-//! pages     metadata bit_sets buddy decay refault density page_map chunk page_heap page_purge promotion record_pool
+//! system    os unwind sampling cgroup
+//! pages     metadata bit_sets buddy decay refault density page_map chunk page_heap page_purge promotion record_pool call_stacks sample_table
 //! objects   slab bin hand punch large evacuation merging remote_free
 //! arenas    stats local_arena upkeep relocation heap_map introspect handle_arena arena model
-//! shared    shared_pages process_bin process_arena arena_table purger
+//! shared    shared_pages heap_profile process_bin process_arena arena_table purger
 //! threads   thread_cache tls thread fork background
-//! engine    heap_stats report process heap
-//! faces     global_alloc control process_stats c_api
+//! engine    heap_stats report process profiled heap
+//! faces     global_alloc control process_stats process_profile pprof c_api pprof_at_exit
 //! ```
 
 // The order of locks is checked by means of thread-locals in debug builds.
@@ -121,6 +121,8 @@ mod background;
 #[cfg(not(loom))]
 pub mod c_api;
 #[cfg(not(loom))]
+mod call_stacks;
+#[cfg(not(loom))]
 mod cgroup;
 #[cfg(not(loom))]
 mod control;
@@ -133,7 +135,13 @@ pub mod handle_arena;
 #[cfg(not(loom))]
 mod heap;
 #[cfg(not(loom))]
+mod heap_profile;
+#[cfg(not(loom))]
 mod heap_stats;
+#[cfg(all(feature = "pprof", not(loom)))]
+mod pprof;
+#[cfg(all(feature = "pprof", not(loom)))]
+mod pprof_at_exit;
 #[cfg(not(loom))]
 mod process;
 #[cfg(not(loom))]
@@ -141,13 +149,21 @@ mod process_arena;
 #[cfg(not(loom))]
 mod process_bin;
 #[cfg(not(loom))]
+mod process_profile;
+#[cfg(not(loom))]
 mod process_stats;
+#[cfg(not(loom))]
+mod profiled;
 #[cfg(not(loom))]
 mod purger;
 #[cfg(not(loom))]
 mod refault;
 #[cfg(not(loom))]
 mod report;
+#[cfg(not(loom))]
+mod sample_table;
+#[cfg(not(loom))]
+mod sampling;
 #[cfg(not(loom))]
 mod shared_pages;
 #[cfg(not(loom))]
@@ -156,6 +172,8 @@ mod thread;
 mod thread_cache;
 #[cfg(not(loom))]
 mod tls;
+#[cfg(not(loom))]
+mod unwind;
 
 #[cfg_attr(loom, allow(dead_code))]
 mod fatal;
@@ -204,9 +222,13 @@ pub mod units;
 #[cfg(not(loom))]
 pub use arena::Arena;
 #[cfg(not(loom))]
+pub use call_stacks::Sampled;
+#[cfg(not(loom))]
 pub use global_alloc::SlabAlloc;
 #[cfg(not(loom))]
 pub use handle_arena::{Compacted, Handle, HandleArena, Relocation};
+#[cfg(not(loom))]
+pub use heap_profile::ProfileStats;
 #[cfg(not(loom))]
 pub use heap_stats::{HeapArenaStats, HeapClassStats, HeapStats, ThreadCacheStats};
 

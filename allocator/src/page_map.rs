@@ -5,6 +5,7 @@
 //! | classes | 0 | the page is free |
 //! | | class + 1 | a page of a slab of that class |
 //! | | [`LARGE_HEAD`], [`LARGE_BODY`] | the first page, any further page of a large run |
+//! | | [`SAMPLED_HEAD`] | the first page of a large run whose object a heap profile has sampled |
 //! | slabs | slab number, perhaps with [`SPARSE`] and [`GUESTS`] | on pages of slabs |
 //! | | pages of the run | on the first page of a large run |
 //!
@@ -15,6 +16,9 @@
 use crate::metadata::Table;
 use crate::units::{CHUNK_PAGES, ChunkIndex, PageIndex, PageRun, SlabId};
 
+/// Entry of the first page of a large run whose object a heap profile has sampled. The
+/// object may be a small one.
+pub(crate) const SAMPLED_HEAD: u8 = 253;
 /// Entry of the first page of a large run.
 pub(crate) const LARGE_HEAD: u8 = 254;
 /// Entry of the further pages of a large run.

@@ -9,6 +9,7 @@ use crate::arena_table::ArenaTable;
 use crate::background::{Background, Work};
 use crate::fatal::complain;
 use crate::fork::{self, Handlers};
+use crate::heap_profile::PROFILE;
 use crate::heap_stats::Sources;
 use crate::os;
 use crate::page_heap::PageHeapOptions;
@@ -19,6 +20,7 @@ use crate::refault::Refaults;
 use crate::report;
 use crate::settings::{self, ExitReport, HugePages, Settings};
 use crate::shared_pages::SharedPages;
+use crate::size_class::GENERAL;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize};
 use crate::sync::{Errno, Lock, Rank};
@@ -260,6 +262,9 @@ impl Process {
     /// Returns the `count` slots of the class that the thread freed first to their
     /// slabs.
     fn flush(&self, thread: &'static Thread, class: usize, count: usize) {
+        if PROFILE.state() != 0 {
+            self.take_sampled(thread, class);
+        }
         let slots = thread.cache.freed(class, count);
         if !slots.is_empty() {
             // SAFETY: The cache holds free slots of the class, and forgets them.
@@ -276,6 +281,22 @@ impl Process {
                 self.notify(FREES_START.load(Relaxed) && (BACKGROUND.is_started() || many()));
             }
         }
+    }
+
+    /// Frees the sampled objects among what the thread freed as slots of the class.
+    #[cold]
+    pub(crate) fn take_sampled(&self, thread: &'static Thread, class: usize) {
+        let freed = thread.cache.freed(class, usize::MAX);
+        // Sampled objects start on pages of their own.
+        let may_be = |object: &*mut u8| object.addr().is_multiple_of(PAGE_BYTES);
+        if !freed.iter().any(may_be) {
+            return;
+        }
+        let bytes = GENERAL.class(class).size as usize;
+        thread.cache.retain_freed(class, |object| {
+            // SAFETY: The object's owner has given it away.
+            !(may_be(&object) && unsafe { PROFILE.free(&self.pages, object, Some(bytes)) })
+        });
     }
 
     /// Returns all slots of the class in the thread's cache to their slabs.
@@ -471,6 +492,7 @@ impl Process {
                 false => HugePages::Off,
             },
             stats_at_exit: exit_report(),
+            heap_profile: PROFILE.sample_bytes(),
         }
     }
 }
@@ -493,12 +515,29 @@ fn arenas_max() -> u16 {
 fn settings_of_environment() -> Settings {
     let text = os::environment(settings::VARIABLE).unwrap_or_default();
     let name = settings::VARIABLE.to_str().unwrap_or_default();
-    settings::parse(text, |item, expected| complain(name, item, expected))
+    let settings = settings::parse(text, |item, expected| complain(name, item, expected));
+    if settings.heap_profile > 0 && !cfg!(feature = "pprof") {
+        complain(
+            name,
+            b"heap_profile",
+            "the heap was built without the feature pprof",
+        );
+    }
+    settings
 }
 
-/// Has [`at_exit`] called when the program exits, or when the library that this code
-/// is part of is unloaded. To be called without any lock, as the system may allocate.
+/// Has [`at_exit`] called when the program exits. To be called without any lock.
 fn call_at_exit() {
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
+    if !REGISTERED.swap(true, Relaxed) {
+        register_at_exit(at_exit);
+    }
+}
+
+/// Has the handler called when the program exits, or when the library that this code is
+/// part of is unloaded. To be called without any lock, as the system may allocate. Should
+/// it fail, the handler is not called.
+pub(crate) fn register_at_exit(handler: extern "C" fn(*mut c_void)) {
     // Not `atexit`, which C libraries do not export: each library that uses it brings
     // its own, made by the C compiler's linker scripts out of this one.
     unsafe extern "C" {
@@ -509,12 +548,8 @@ fn call_at_exit() {
         ) -> core::ffi::c_int;
         static __dso_handle: u8;
     }
-    static REGISTERED: AtomicBool = AtomicBool::new(false);
-    if !REGISTERED.swap(true, Relaxed) {
-        // SAFETY: The handler lives as long as the library that the handle names.
-        // Should this fail, no figures are written.
-        unsafe { __cxa_atexit(at_exit, core::ptr::null_mut(), &raw const __dso_handle) };
-    }
+    // SAFETY: The handler lives as long as the library that the handle names.
+    unsafe { __cxa_atexit(handler, core::ptr::null_mut(), &raw const __dso_handle) };
 }
 
 extern "C" fn at_exit(_: *mut c_void) {
@@ -577,6 +612,7 @@ extern "C" fn fork_prepare() {
             arena.acquire_for_fork();
         }
         process.pages.lock().acquire_for_fork();
+        PROFILE.acquire_for_fork();
     }
 }
 
@@ -603,6 +639,7 @@ unsafe fn open_after_fork() {
     if let Some(process) = Process::get() {
         // SAFETY: The caller's promise.
         unsafe {
+            PROFILE.release_after_fork();
             process.pages.lock().release_after_fork();
             for arena in process.arenas.iter() {
                 arena.release_after_fork();

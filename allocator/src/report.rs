@@ -13,6 +13,7 @@
 //!           16       1      88 ...
 //! ```
 
+use crate::heap_profile::{PROFILE, ProfileStats};
 use crate::heap_stats::{HeapArenaStats, HeapClassStats, HeapStats, Sources, ThreadCacheStats};
 use crate::settings::{ExitReport, HugePages, Settings};
 use crate::stats::Traffic;
@@ -40,6 +41,9 @@ pub(crate) fn write(
     report.section("pages", |fields| page_fields(fields, &snapshot.heap))?;
     report.section("traffic", |fields| {
         traffic_fields(fields, &snapshot.heap.traffic)
+    })?;
+    report.section("heap_profile", |fields| {
+        profile_fields(fields, &PROFILE.stats())
     })?;
     report.section("settings", |fields| setting_fields(fields, settings))?;
     report.table("classes", snapshot.classes(), |fields, class| {
@@ -105,6 +109,13 @@ fn traffic_fields(fields: &mut Fields, traffic: &Traffic) -> fmt::Result {
     fields.count("flushes", traffic.flushes)?;
     fields.count("flushed_slots", traffic.flushed_slots)?;
     fields.count("remote_slots", traffic.remote_slots)
+}
+
+fn profile_fields(fields: &mut Fields, profile: &ProfileStats) -> fmt::Result {
+    fields.number("sample_bytes", profile.sample_bytes as usize)?;
+    fields.number("live_samples", profile.live_samples as usize)?;
+    fields.number("stacks", profile.stacks as usize)?;
+    fields.count("dropped_samples", profile.dropped_samples)
 }
 
 fn setting_fields(fields: &mut Fields, settings: &Settings) -> fmt::Result {
@@ -368,6 +379,12 @@ impl Descriptor {
             }
         }
         Ok(())
+    }
+
+    /// Writes bytes that are no text.
+    #[cfg(feature = "pprof")]
+    pub(crate) fn write_bytes(&mut self, bytes: &[u8]) -> fmt::Result {
+        self.gather(bytes)
     }
 
     fn gather(&mut self, mut bytes: &[u8]) -> fmt::Result {

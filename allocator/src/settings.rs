@@ -16,6 +16,8 @@
 //! | `cache_bytes` | 0 to 4194304: most bytes of free objects that a thread keeps at hand, two objects of each size aside | 65536 | 1048576 | 4194304 |
 //! | `huge_pages` | `off`, or `dense`: whether chunks of 2 MiB that have been in use in full for some seconds get huge pages | `off` | `off` | `dense` |
 //! | `stats_at_exit` | `text` (or `true`), `json` or `false`: whether and how statistics are written to standard error when the program exits | `false` | `false` | `false` |
+//! | `heap_profile` | 0 to 1073741824: bytes between two samples of the [heap profile](crate::SlabAlloc::start_heap_profile) on average; 0 is none, 1 is every allocation | 0 | 0 | 0 |
+//! | `heap_profile_file` | the start of a path, of at most 255 bytes: the heap profile is written to a file `PATH.PID.pb.gz` when the program exits | | | |
 //!
 //! An item that is none of these is ignored, and one line on standard error says so.
 //! The variable is read once, when the heap is first used, and not at all in a
@@ -26,6 +28,11 @@ pub(crate) const VARIABLE: &core::ffi::CStr = c"SLAB_ALLOC_OPTIONS";
 
 const PURGE_DELAY_MS_MAX: u32 = 86_400_000;
 const CACHE_BYTES_MAX: u32 = 4 << 20;
+const SAMPLE_BYTES_MAX: u32 = 1 << 30;
+/// Longest start of a file's path, in bytes.
+pub(crate) const PATH_BYTES_MAX: usize = 255;
+/// The name of the option that has one.
+pub(crate) const HEAP_PROFILE_FILE: &str = "heap_profile_file";
 
 /// What a program wants of the heap, in one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +82,8 @@ pub struct Settings {
     pub huge_pages: HugePages,
     /// What is written to standard error when the program exits.
     pub stats_at_exit: ExitReport,
+    /// Bytes between two samples of the heap profile on average; 0 while it is off.
+    pub heap_profile: u32,
 }
 
 impl Profile {
@@ -97,6 +106,7 @@ impl Profile {
             cache_bytes,
             huge_pages,
             stats_at_exit: ExitReport::None,
+            heap_profile: 0,
         }
     }
 }
@@ -117,7 +127,7 @@ struct Setting {
 }
 
 /// All options; the profile is the first.
-const TABLE: [Setting; 6] = [
+const TABLE: [Setting; 8] = [
     Setting {
         name: "profile",
         expected: "profile takes low, server or throughput",
@@ -182,11 +192,28 @@ const TABLE: [Setting; 6] = [
             true
         },
     },
+    Setting {
+        name: "heap_profile",
+        expected: "heap_profile takes a number from 0 to 1073741824",
+        set: |settings, value| {
+            number(value, SAMPLE_BYTES_MAX).is_some_and(|bytes| {
+                settings.heap_profile = bytes;
+                true
+            })
+        },
+    },
+    Setting {
+        name: HEAP_PROFILE_FILE,
+        expected: "heap_profile_file takes the start of a path, of at most 255 bytes",
+        // Whoever needs it asks for the value.
+        set: |_, value| !value.is_empty() && value.len() <= PATH_BYTES_MAX,
+    },
 ];
 
 /// What a line says of an item whose name is none of the table's.
 const UNKNOWN: &str = "the options are profile, purge_delay_ms, background_thread, cache_bytes, \
-                       huge_pages and stats_at_exit, each followed by a colon and a value";
+                       huge_pages, stats_at_exit, heap_profile and heap_profile_file, each \
+                       followed by a colon and a value";
 
 /// The settings that the text stands for. Calls `complain` with each item that is
 /// none, and with what would be right.
@@ -195,10 +222,7 @@ pub(crate) fn parse(text: &[u8], mut complain: impl FnMut(&[u8], &'static str)) 
     let mut wrong = |item: &[u8], expected| complain(item, expected);
     for is_profile in [true, false] {
         for item in text.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            let (name, value) = match item.iter().position(|byte| *byte == b':') {
-                Some(colon) => (item[..colon].trim_ascii(), item[colon + 1..].trim_ascii()),
-                None => (item, &[][..]),
-            };
+            let (name, value) = split(item);
             let at = TABLE.iter().position(|known| known.name.as_bytes() == name);
             // What is nobody's comes with the rest.
             if item.is_empty() || (at == Some(0)) != is_profile {
@@ -212,6 +236,26 @@ pub(crate) fn parse(text: &[u8], mut complain: impl FnMut(&[u8], &'static str)) 
         }
     }
     settings
+}
+
+/// The last value of an option that is within its bounds.
+#[cfg(all(feature = "pprof", not(loom)))]
+pub(crate) fn value_of<'a>(text: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let known = TABLE.iter().find(|known| known.name == name)?;
+    text.split(|byte| *byte == b',')
+        .map(|item| split(item.trim_ascii()))
+        .rfind(|(found, value)| {
+            *found == name.as_bytes() && (known.set)(&mut Settings::default(), value)
+        })
+        .map(|(_, value)| value)
+}
+
+/// The name and the value of an item.
+fn split(item: &[u8]) -> (&[u8], &[u8]) {
+    match item.iter().position(|byte| *byte == b':') {
+        Some(colon) => (item[..colon].trim_ascii(), item[colon + 1..].trim_ascii()),
+        None => (item, &[][..]),
+    }
 }
 
 /// A decimal number of at most `max`.
@@ -280,6 +324,9 @@ mod tests {
             "cache_bytes:4194305",
             "huge_pages:always",
             "stats_at_exit:TRUE",
+            "heap_profile:1073741825",
+            "heap_profile:on",
+            "heap_profile_file:",
             "cache_byte:1",
             ":",
             "true",
@@ -295,6 +342,20 @@ mod tests {
                 (Settings::default(), vec![item.to_owned()])
             );
         }
+    }
+
+    #[cfg(feature = "pprof")]
+    #[test]
+    fn the_last_value_within_bounds_is_found() {
+        let long = "x".repeat(PATH_BYTES_MAX + 1);
+        let text = format!(
+            "heap_profile_file:a,profile:low, heap_profile_file : /b/c ,\
+                            heap_profile_file:{long},heap_profile_file"
+        );
+        let value =
+            |text: &str| value_of(text.as_bytes(), HEAP_PROFILE_FILE).map(|value| value.to_vec());
+        assert_eq!(value(&text).as_deref(), Some(&b"/b/c"[..]));
+        assert_eq!(value("heap_profile:1"), None);
     }
 
     #[test]
@@ -324,6 +385,7 @@ mod tests {
                 ExitReport::Json => "stats_at_exit:json",
             }
             .to_owned(),
+            format!("heap_profile:{}", settings.heap_profile),
         ]
     }
 
@@ -336,8 +398,12 @@ mod tests {
             stats_at_exit in prop::sample::select(
                 vec![ExitReport::None, ExitReport::Text, ExitReport::Json]
             ),
+            heap_profile in 0..=SAMPLE_BYTES_MAX,
         ) -> Settings {
-            Settings { purge_delay_ms, background_thread, cache_bytes, huge_pages, stats_at_exit }
+            Settings {
+                purge_delay_ms, background_thread, cache_bytes, huge_pages, stats_at_exit,
+                heap_profile,
+            }
         }
     }
 
@@ -350,9 +416,9 @@ mod tests {
         fn settings_are_read_back(
             wanted in settings(),
             earlier in settings(),
-            items in Just(vec![0, 1, 2, 3, 4]).prop_shuffle(),
+            items in Just(vec![0, 1, 2, 3, 4, 5]).prop_shuffle(),
             profile in prop::sample::select(vec!["low", "server", "throughput"]),
-            place in 0_usize..11,
+            place in 0_usize..13,
         ) {
             let mut all = written(&earlier);
             all.extend(items.iter().map(|at| written(&wanted)[*at].clone()));
@@ -385,6 +451,7 @@ mod tests {
             prop_assert!(complaints <= items);
             prop_assert!(settings.purge_delay_ms <= PURGE_DELAY_MS_MAX);
             prop_assert!(settings.cache_bytes <= CACHE_BYTES_MAX as usize);
+            prop_assert!(settings.heap_profile <= SAMPLE_BYTES_MAX);
         }
     }
 }

@@ -5,7 +5,7 @@
 use crate::fatal::{fatal, misuse};
 use crate::large::{self, LargeCounts};
 use crate::page_heap::{PageHeap, PageHeapOptions};
-use crate::page_map::LARGE_HEAD;
+use crate::page_map::{LARGE_HEAD, SAMPLED_HEAD};
 use crate::refault::Refaults;
 use crate::remote_free::{self, RemoteWord, Words};
 use crate::size_class::{GENERAL, SizeClass};
@@ -42,7 +42,7 @@ pub(crate) const WRONG_SIZE: &str =
 pub(crate) struct SharedPages {
     base: NonNull<u8>,
     region_bytes: usize,
-    class_entries: *const u8,
+    class_entries: *mut u8,
     slab_entries: *const u32,
     records: Records,
     /// Free pages that are resident and to be given back, as of the last change.
@@ -342,6 +342,34 @@ impl SharedPages {
                 None => core::ptr::null_mut(),
             }
         })
+    }
+
+    /// The page on which an object lies.
+    #[inline]
+    pub(crate) fn page_index(&self, object: *const u8) -> PageIndex {
+        PageIndex(self.page_of(object) as u32)
+    }
+
+    /// Whether the object is one that a heap profile has sampled, which then has pages
+    /// of its own.
+    #[inline]
+    pub(crate) fn is_sampled(&self, object: *const u8) -> bool {
+        object.addr().is_multiple_of(PAGE_BYTES)
+            && self.contains(object)
+            // SAFETY: The address lies in the region.
+            && unsafe { self.class_entry(object) } == SAMPLED_HEAD
+    }
+
+    /// Marks a large object as sampled, or as no longer sampled.
+    ///
+    /// # Safety
+    ///
+    /// The object is live, large or sampled, and the caller's, who calls nothing else
+    /// for it meanwhile.
+    pub(crate) unsafe fn mark_sampled(&self, object: *const u8, is_sampled: bool) {
+        let entry = if is_sampled { SAMPLED_HEAD } else { LARGE_HEAD };
+        // SAFETY: The entry belongs to the object, and nobody else reads or writes it.
+        unsafe { self.class_entries.add(self.page_of(object)).write(entry) };
     }
 
     /// Bytes of a live large object. Stops the process where it does not start at the

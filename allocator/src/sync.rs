@@ -28,6 +28,8 @@ pub(crate) enum Rank {
     Bin = 0,
     /// The process heap's pages.
     Pages,
+    /// The process heap's profile.
+    Profile,
     /// The process heap's list of threads and arenas: attach, exit, adoption.
     Registry,
     /// A stand-alone arena that several threads share by handle.

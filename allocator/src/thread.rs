@@ -39,6 +39,9 @@ pub(crate) struct Thread {
     pub(crate) epoch: Cell<u32>,
     /// The record's place in the registry.
     index: Cell<u32>,
+    /// The thread is at work for the heap profile: what it allocates meanwhile is not
+    /// the program's.
+    profiles: Cell<bool>,
 }
 
 // SAFETY: The cells belong to the thread that uses the record, and those of free
@@ -52,6 +55,7 @@ impl Thread {
             arena: Cell::new(0),
             epoch: Cell::new(0),
             index: Cell::new(0),
+            profiles: Cell::new(false),
         }
     }
 
@@ -59,6 +63,19 @@ impl Thread {
     #[inline]
     pub(crate) fn arena(&self) -> u16 {
         self.arena.get()
+    }
+
+    /// Whether the thread is at work for the heap profile.
+    pub(crate) fn profiles(&self) -> bool {
+        self.profiles.get()
+    }
+
+    /// Runs `act` as work for the heap profile.
+    pub(crate) fn profile<T>(&self, act: impl FnOnce() -> T) -> T {
+        let before = self.profiles.replace(true);
+        let result = act();
+        self.profiles.set(before);
+        result
     }
 
     /// Whether the thread has a cache of its own.

@@ -28,6 +28,11 @@
 //! the class's within its share of that. A tick gives back what lies in classes
 //! that were idle since the last one.
 //!
+//! Of the slots to be allocated next some may be *held back*, below `base`: while a
+//! heap profile is on, so many are let through as pass until one allocation is to be
+//! looked at, so that this one finds the stack empty and takes the slow path. The fast
+//! paths know nothing of it.
+//!
 //! The budget follows the heap behind the cache ([`budget_bytes`]): what is too
 //! much for a small program is nothing beside a large one's objects, and large
 //! slots want it: with 16 KiB for a class instead of 64 KiB, replacing objects of
@@ -130,6 +135,9 @@ struct Cold {
     wanted: Cell<bool>,
     /// Freed slots go back to their slabs.
     sparse: Cell<bool>,
+    /// Allocations, besides those that the stack lets through, until one is to be
+    /// sampled. Of use while a heap profile is on.
+    until_sample: Cell<u32>,
 }
 
 /// What a slow event makes due.
@@ -155,6 +163,8 @@ pub(crate) struct ThreadCache {
     /// Bytes of slots that the capacities add up to.
     budget_used: AtomicUsize,
     events_until_tick: Cell<u32>,
+    /// The state of the heap profile that `until_sample` of the classes belongs to.
+    profile: Cell<u32>,
     slots: UnsafeCell<[*mut u8; SLOTS]>,
 }
 
@@ -179,11 +189,13 @@ impl ThreadCache {
                     capacity: Cell::new(0),
                     wanted: Cell::new(false),
                     sparse: Cell::new(false),
+                    until_sample: Cell::new(0),
                 }
             }; CLASSES],
             budget: AtomicUsize::new(0),
             budget_used: AtomicUsize::new(0),
             events_until_tick: Cell::new(0),
+            profile: Cell::new(0),
             slots: UnsafeCell::new([ptr::null_mut(); SLOTS]),
         }
     }
@@ -208,7 +220,9 @@ impl ThreadCache {
             cold.capacity.set(0);
             cold.wanted.set(false);
             cold.sparse.set(false);
+            cold.until_sample.set(0);
         }
+        self.profile.set(0);
         self.budget.store(budget, Relaxed);
         self.budget_used.store(0, Relaxed);
         self.events_until_tick.set(EVENTS_PER_TICK);
@@ -264,7 +278,7 @@ impl ThreadCache {
         if cold.sparse.get() || self.free_len(class) < turn_min(class) {
             return false;
         }
-        debug_assert!(self.stacks[class].is_empty());
+        debug_assert_eq!(self.at_hand(class), 0);
         cold.wanted.set(true);
         self.exchange(class);
         true
@@ -274,7 +288,7 @@ impl ThreadCache {
     /// it can be flushed; false where there is nothing.
     pub(crate) fn turn_to_flush(&self, class: usize) -> bool {
         debug_assert_eq!(self.free_len(class), 0);
-        let any = !self.stacks[class].is_empty();
+        let any = self.at_hand(class) != 0;
         if any {
             self.exchange(class);
         }
@@ -283,7 +297,15 @@ impl ThreadCache {
 
     fn exchange(&self, class: usize) {
         let (stacks, cold) = (&self.stacks[class], &self.cold[class]);
-        let (top, base) = (stacks.top.load(Relaxed), stacks.base.load(Relaxed));
+        let top = stacks.top.load(Relaxed);
+        let mut base = stacks.base.load(Relaxed);
+        if self.profile.get() != 0 {
+            base = self.start_at_hand(class);
+            // Those that were let through and not allocated.
+            let until = cold.until_sample.get();
+            cold.until_sample
+                .set(until.saturating_add(stacks.len() as u32));
+        }
         stacks.top.store(stacks.free_top.load(Relaxed), Relaxed);
         stacks.base.store(cold.free_base.load(Relaxed), Relaxed);
         stacks.free_top.store(top, Relaxed);
@@ -305,7 +327,112 @@ impl ThreadCache {
     /// answer that was about true a moment ago.
     pub(crate) fn len(&self, class: usize) -> usize {
         let max = capacity_max(class);
-        self.stacks[class].len().min(max) + self.free_len(class).min(max)
+        self.at_hand(class).min(max) + self.free_len(class).min(max)
+    }
+
+    /// Slots to be allocated next, those held back included.
+    pub(crate) fn at_hand(&self, class: usize) -> usize {
+        distance(
+            self.start_at_hand(class),
+            self.stacks[class].top.load(Relaxed),
+        )
+    }
+
+    /// Where the array of slots to be allocated next starts: the one of the class's
+    /// two that freed slots are not in.
+    fn start_at_hand(&self, class: usize) -> Place {
+        let slots = self.slots.get().cast::<*mut u8>();
+        // SAFETY: Every class has two arrays in `slots`.
+        let (one, other) = unsafe {
+            (
+                slots.add(STARTS[class]),
+                slots.add(STARTS[class] + capacity_max(class)),
+            )
+        };
+        match self.cold[class].free_base.load(Relaxed) {
+            // The cache is closed.
+            free_base if free_base.is_null() => free_base,
+            free_base if free_base == one => other,
+            _ => one,
+        }
+    }
+
+    /// The state of the heap profile that the cache was last told of.
+    #[inline]
+    pub(crate) fn profile(&self) -> u32 {
+        self.profile.get()
+    }
+
+    /// Notes a new state of the heap profile, with the allocations of each class that
+    /// pass until one is to be sampled; `None` lets all slots through.
+    pub(crate) fn set_profile(&self, state: u32, until: Option<impl FnMut(usize) -> u32>) {
+        self.profile.set(state);
+        match until {
+            None => (0..CLASSES).for_each(|class| self.let_through(class, usize::MAX)),
+            Some(mut until) => {
+                for class in 0..CLASSES {
+                    self.cold[class].until_sample.set(until(class));
+                    self.let_pass(class);
+                }
+            }
+        }
+    }
+
+    /// Whether the stack lets slots of the class through, which need not be counted.
+    pub(crate) fn lets_through(&self, class: usize) -> bool {
+        !self.stacks[class].is_empty()
+    }
+
+    /// Whether the class's next allocation is to be sampled.
+    pub(crate) fn is_sample_due(&self, class: usize) -> bool {
+        !self.lets_through(class) && self.cold[class].until_sample.get() == 0
+    }
+
+    /// Starts over after a sample: so many allocations pass until the next.
+    pub(crate) fn set_until_sample(&self, class: usize, until: u32) {
+        self.cold[class].until_sample.set(until);
+    }
+
+    /// Lets as many slots of the class through as pass until one allocation is to be
+    /// sampled. None were counted so far.
+    pub(crate) fn let_pass(&self, class: usize) {
+        let until = self.cold[class].until_sample.get();
+        let count = self.at_hand(class).min(until as usize);
+        self.cold[class].until_sample.set(until - count as u32);
+        self.let_through(class, count);
+    }
+
+    /// Lets at most `count` of the slots at hand through, whatever is to be sampled.
+    pub(crate) fn let_through(&self, class: usize, count: usize) {
+        let stacks = &self.stacks[class];
+        let count = count.min(self.at_hand(class));
+        // SAFETY: The stack holds as many.
+        let base = unsafe { stacks.top.load(Relaxed).sub(count) };
+        stacks.base.store(base, Relaxed);
+    }
+
+    /// Drops those of the freed slots of the class that `keep` says no to: they are
+    /// none of the class's slots.
+    pub(crate) fn retain_freed(&self, class: usize, mut keep: impl FnMut(*mut u8) -> bool) {
+        let (start, count) = (
+            self.cold[class].free_base.load(Relaxed),
+            self.free_len(class),
+        );
+        let mut kept = 0;
+        for at in 0..count {
+            // SAFETY: The stack holds `count` slots, of which `kept`, at most `at`,
+            // have been kept. Only the owner, who calls, changes them.
+            unsafe {
+                let slot = *start.add(at);
+                if keep(slot) {
+                    start.add(kept).write(slot);
+                    kept += 1;
+                }
+            }
+        }
+        // SAFETY: As above.
+        let top = unsafe { start.add(kept) };
+        self.stacks[class].free_top.store(top, Relaxed);
     }
 
     fn free_len(&self, class: usize) -> usize {
@@ -666,6 +793,66 @@ mod tests {
             [1, 9, 30].map(|class| cache.tick(class)),
             [true, false, true]
         );
+    }
+
+    /// Fills the class, as an arena would, and returns how many slots there are.
+    fn fill(cache: &ThreadCache, class: usize) -> usize {
+        let room = cache.room_for_fill(class);
+        let count = room.len();
+        (0..count).for_each(|number| room[number] = slot(number));
+        cache.filled(class, count);
+        count
+    }
+
+    #[test]
+    fn so_many_slots_are_let_through_as_pass_until_a_sample() {
+        open_cache!(cache);
+        let class = GENERAL.class_of(64);
+        cache.set_profile(1, Some(|_| 6));
+        assert_eq!((cache.profile(), fill(cache, class)), (1, 4));
+        cache.let_pass(class);
+        (0..4)
+            .rev()
+            .for_each(|at| assert_eq!(pop(cache, class), slot(at)));
+        assert!(pop(cache, class).is_null() && !cache.is_sample_due(class));
+        assert_eq!(fill(cache, class), 8);
+        cache.let_pass(class);
+        assert_eq!([pop(cache, class), pop(cache, class)], [slot(7), slot(6)]);
+        assert!(pop(cache, class).is_null() && cache.is_sample_due(class));
+        assert_eq!((cache.at_hand(class), cache.len(class)), (6, 6));
+        // One passes though a sample is due.
+        cache.let_through(class, 1);
+        assert_eq!(pop(cache, class), slot(5));
+        assert!(pop(cache, class).is_null());
+        cache.set_until_sample(class, 2);
+        cache.let_pass(class);
+        assert_eq!(pop(cache, class), slot(4));
+        // What was let through and is flushed counts no more.
+        assert!(push(cache, class, 9));
+        flush_all(cache, class);
+        assert_eq!((cache.len(class), cache.at_hand(class)), (0, 0));
+        fill(cache, class);
+        cache.let_pass(class);
+        assert!(!pop(cache, class).is_null());
+        assert!(pop(cache, class).is_null() && cache.is_sample_due(class));
+        // Off: all that is there is let through.
+        let left = cache.at_hand(class);
+        cache.set_profile(2, None::<fn(usize) -> u32>);
+        (0..left).for_each(|_| assert!(!pop(cache, class).is_null()));
+        assert!(pop(cache, class).is_null());
+        cache.check();
+    }
+
+    #[test]
+    fn freed_slots_can_be_picked_out() {
+        open_cache!(cache);
+        let class = GENERAL.class_of(64);
+        cache.grow(class);
+        (0..7).for_each(|number| assert!(push(cache, class, number)));
+        cache.retain_freed(class, |freed| freed.addr() % 32 != 0);
+        assert_eq!(cache.freed(class, 9), [0, 2, 4, 6].map(slot));
+        cache.retain_freed(class, |_| false);
+        assert!(cache.freed(class, 9).is_empty() && push(cache, class, 1));
     }
 
     #[test]

@@ -53,6 +53,18 @@ enum slab_alloc_huge_pages {
 /* Changes that. Returns 0; EINVAL, with nothing changed, if `huge_pages` is neither. */
 int slab_alloc_set_huge_pages(int huge_pages);
 
+/* Starts the heap profile: samples allocations from now on, one in sample_bytes bytes on
+   average. 1 stands for every allocation, and 512 KiB are hardly felt. 0, or -1 with errno.
+   docs/heap-profile.md tells how to use it. */
+int slab_alloc_start_heap_profile(size_t sample_bytes);
+
+/* Samples no more. What was sampled stays in the profile until it is freed. */
+void slab_alloc_stop_heap_profile(void);
+
+/* Writes the heap profile to a file descriptor, as pprof reads it: the file's name should
+   end in .pb.gz. 0, or -1 with errno where not all could be written. */
+int slab_alloc_write_heap_profile(int descriptor);
+
 /* The version of the library, as "0.1.0". Not to be freed. */
 const char *slab_alloc_version(void);
 

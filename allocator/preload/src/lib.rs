@@ -7,18 +7,27 @@
 // shared library needs no other than the C library.
 #![cfg_attr(all(panic = "abort", not(debug_assertions)), no_std)]
 
+#[cfg(not(feature = "pprof"))]
 use core::alloc::{GlobalAlloc, Layout};
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use slab_allocator::{HugePages, SlabAlloc, c_api};
 
+/// Rust code in this library allocates for the heap profile alone, and from the heap.
+#[cfg(feature = "pprof")]
+#[global_allocator]
+static HEAP: SlabAlloc = SlabAlloc::new();
+
 /// Rust code in this library allocates nothing.
+#[cfg(not(feature = "pprof"))]
 struct Nothing;
 
+#[cfg(not(feature = "pprof"))]
 #[global_allocator]
 static NOTHING: Nothing = Nothing;
 
 // SAFETY: Nothing is ever handed out.
+#[cfg(not(feature = "pprof"))]
 unsafe impl GlobalAlloc for Nothing {
     unsafe fn alloc(&self, _layout: Layout) -> *mut u8 {
         failed()
@@ -36,6 +45,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     failed()
 }
 
+#[cfg(any(not(feature = "pprof"), all(panic = "abort", not(debug_assertions))))]
 #[cold]
 fn failed() -> ! {
     stop(c"slabkv: the allocator itself has failed\n")
@@ -288,6 +298,31 @@ pub extern "C" fn slab_alloc_set_huge_pages(huge_pages: c_int) -> c_int {
     };
     SlabAlloc::new().set_huge_pages(huge_pages);
     0
+}
+
+/// Samples allocations from now on, one in so many bytes on average. 0, or -1 with `errno`
+/// where memory is short.
+#[cfg(feature = "pprof")]
+#[unsafe(no_mangle)]
+pub extern "C" fn slab_alloc_start_heap_profile(sample_bytes: usize) -> c_int {
+    if SlabAlloc::new().start_heap_profile(sample_bytes) {
+        return 0;
+    }
+    // SAFETY: The location is the calling thread's own and always valid.
+    unsafe { *libc::__errno_location() = libc::ENOMEM };
+    -1
+}
+
+/// Samples no more.
+#[cfg(feature = "pprof")]
+#[unsafe(no_mangle)]
+pub extern "C" fn slab_alloc_stop_heap_profile() {
+    SlabAlloc::new().stop_heap_profile();
+}
+
+#[cfg(feature = "pprof")]
+export! {
+    slab_alloc_write_heap_profile = write_heap_profile(descriptor: c_int) -> c_int;
 }
 
 /// The version of the library, as a C string that is never freed.

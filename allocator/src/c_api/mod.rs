@@ -22,6 +22,8 @@ mod cxx;
 mod report;
 
 pub use cxx::next_operator;
+#[cfg(feature = "pprof")]
+pub use report::write_heap_profile;
 pub use report::{mallinfo, mallinfo2, malloc_info, malloc_stats, stats_json, stats_text};
 
 use crate::global_alloc::SlabAlloc;

@@ -88,6 +88,17 @@ pub fn stats_json(descriptor: c_int) -> c_int {
     to_descriptor(descriptor, |out| SlabAlloc::new().write_stats_json(out))
 }
 
+/// The heap profile as pprof reads it, to a file descriptor. 0, or -1 with `errno` where it
+/// could not all be written.
+#[cfg(feature = "pprof")]
+pub fn write_heap_profile(descriptor: c_int) -> c_int {
+    let Some(bytes) = SlabAlloc::new().heap_profile_pprof() else {
+        crate::heap::out_of_memory();
+        return -1;
+    };
+    to_descriptor(descriptor, |out| out.write_bytes(&bytes))
+}
+
 fn to_descriptor(
     descriptor: c_int,
     write: impl FnOnce(&mut Descriptor) -> core::fmt::Result,
