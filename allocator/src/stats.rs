@@ -133,6 +133,7 @@ pub struct Traffic {
 
 impl Traffic {
     /// Adds another's counts.
+    #[cfg(not(loom))]
     pub(crate) fn add(&mut self, other: &Traffic) {
         self.fills += other.fills;
         self.filled_slots += other.filled_slots;
