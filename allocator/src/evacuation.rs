@@ -35,6 +35,28 @@ impl Default for VictimPolicy {
     }
 }
 
+/// Some of an arena's size classes, by their numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassSet([u64; 4]);
+
+impl ClassSet {
+    /// All classes.
+    pub const ALL: ClassSet = ClassSet([u64::MAX; 4]);
+
+    /// Adds a class, if there can be one with this number.
+    pub fn insert(&mut self, class: usize) {
+        if let Some(word) = self.0.get_mut(class >> 6) {
+            *word |= 1 << (class & 63);
+        }
+    }
+
+    /// Whether the class is one of them.
+    pub fn contains(&self, class: usize) -> bool {
+        let word = self.0.get(class >> 6).copied().unwrap_or(0);
+        word >> (class & 63) & 1 != 0
+    }
+}
+
 /// A slab that is being evacuated. It is off the allocation lists until
 /// `LocalArena::finish` takes it back; its objects may be freed meanwhile.
 #[derive(Debug, PartialEq, Eq)]
@@ -130,13 +152,16 @@ pub(crate) fn next_class(
     bins: &[Bin],
     classes: &[SizeClass],
     policy: &VictimPolicy,
+    among: &ClassSet,
 ) -> Option<usize> {
     let percent = policy.live_percent_max;
     let best = bins
         .iter()
         .zip(classes)
         .enumerate()
-        .filter(|(_, (bin, _))| bin.lists_used() != 0 && bin.stuck_percent < percent)
+        .filter(|(class, (bin, _))| {
+            bin.lists_used() != 0 && bin.stuck_percent < percent && among.contains(*class)
+        })
         .map(|(class, (bin, shape))| {
             let list = bin.lists_used().ilog2() as usize;
             let offer = Offer {

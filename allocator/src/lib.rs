@@ -232,7 +232,7 @@ pub use heap_profile::ProfileStats;
 #[cfg(not(loom))]
 pub use heap_stats::{HeapArenaStats, HeapClassStats, HeapStats, ThreadCacheStats};
 
-pub use evacuation::{Prediction, Victim, VictimPolicy};
+pub use evacuation::{ClassSet, Prediction, Victim, VictimPolicy};
 pub use local_arena::LocalArena;
 pub use options::{ArenaOptions, Classes};
 pub use relocation::{Finished, LiveSlot};

@@ -34,7 +34,7 @@
 //! ```
 
 use crate::bin::{Relocation, TAKEN};
-use crate::evacuation::{self, Prediction, Victim, VictimPolicy, Way};
+use crate::evacuation::{self, ClassSet, Prediction, Victim, VictimPolicy, Way};
 use crate::local_arena::LocalArena;
 use crate::merging;
 use crate::page_map::{LARGE_HEAD, slab_of_entry};
@@ -76,11 +76,16 @@ impl LocalArena {
     ///
     /// Takes time in proportion to the number of classes in use.
     pub fn next_victim(&mut self, policy: &VictimPolicy) -> Option<Victim> {
+        self.next_victim_among(policy, &ClassSet::ALL)
+    }
+
+    /// The same for some size classes alone.
+    pub fn next_victim_among(&mut self, policy: &VictimPolicy, among: &ClassSet) -> Option<Victim> {
         self.flush();
         let classes = self.classes_in_use();
         loop {
             let bins = &mut self.bin_table.items_mut()[..classes];
-            let class = evacuation::next_class(bins, self.table.classes(), policy)?;
+            let class = evacuation::next_class(bins, self.table.classes(), policy, among)?;
             self.put_hand_back(class);
             let (bin, shape) = (
                 &mut self.bin_table.items_mut()[class],
@@ -406,6 +411,12 @@ impl LocalArena {
         let empty = unsafe { self.bin(class).enlist(self.records, shape, id) };
         self.listed(shape, id, empty);
         empty.is_some()
+    }
+
+    /// The number of the size class that objects of `size` bytes belong to; `None`
+    /// where they are too large for slabs.
+    pub fn class_of(&self, size: usize) -> Option<usize> {
+        (size <= self.table.small_max()).then(|| self.table.class_of(size))
     }
 
     /// What evacuating all that can be would bring and cost. Takes time in

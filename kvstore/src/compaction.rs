@@ -13,10 +13,11 @@
 use std::ptr::NonNull;
 use std::time::Duration;
 
-use slab_allocator::{Prediction, VictimPolicy};
+use slab_allocator::{ClassSet, Prediction, VictimPolicy};
 
 use crate::clock::Stopwatch;
 use crate::pacing::{Background, cpu_percent};
+use crate::settings::COMMAND_LIVE_PERCENT_MAX as LIVE_PERCENT_MAX;
 use crate::shard::{Moving, Relocation, Shard};
 
 /// Objects moved between two looks at the clock, some 4 us.
@@ -42,6 +43,8 @@ pub(crate) enum Effort {
     Background,
     /// On command, or before keys must be evicted.
     Full,
+    /// On command, in these size classes alone: evacuation, and nothing that other classes take part in.
+    Only(ClassSet),
 }
 
 impl Effort {
@@ -51,7 +54,7 @@ impl Effort {
         VictimPolicy {
             live_percent_max: match self {
                 Effort::Background => 80,
-                Effort::Growth | Effort::Full => 92,
+                Effort::Growth | Effort::Full | Effort::Only(_) => LIVE_PERCENT_MAX,
             },
         }
     }
@@ -59,7 +62,7 @@ impl Effort {
     /// Whether slabs are merged and packed when none can be evacuated. Not while the arena grows:
     /// the last slabs of each class fill up again by themselves then.
     fn merges(self) -> bool {
-        self != Effort::Growth
+        matches!(self, Effort::Background | Effort::Full)
     }
 }
 
@@ -140,7 +143,9 @@ pub(crate) fn slice(shard: &mut Shard, effort: Effort, stopwatch: &Stopwatch) ->
     let end = loop {
         if !move_batch(shard, effort) {
             shard.ledger().skipped_no_victim += 1;
-            shard.pacing().exhausted();
+            if !matches!(effort, Effort::Only(_)) {
+                shard.pacing().exhausted();
+            }
             break SliceEnd::NoVictim;
         }
         if stopwatch.is_over() {
@@ -158,7 +163,10 @@ pub(crate) fn slice(shard: &mut Shard, effort: Effort, stopwatch: &Stopwatch) ->
 /// The next slab to empty; `alone` if no other one is being emptied.
 fn choose_victim(shard: &mut Shard, effort: Effort, alone: bool) -> Option<Relocation> {
     let arena = shard.memory_mut().arena_mut();
-    let mut victim = arena.next_victim(&effort.policy());
+    let mut victim = match effort {
+        Effort::Only(classes) => arena.next_victim_among(&effort.policy(), &classes),
+        _ => arena.next_victim(&effort.policy()),
+    };
     // One slab's room for guests must not be promised to another one.
     if victim.is_none() && effort.merges() && alone {
         victim = arena.next_merge();
@@ -166,7 +174,9 @@ fn choose_victim(shard: &mut Shard, effort: Effort, alone: bool) -> Option<Reloc
         victim = victim.or_else(|| arena.next_lowering());
     }
     let victim = victim?;
-    shard.ledger().victims += 1;
+    let (ledger, of_class) = shard.ledgers(victim.class(), victim.slot_bytes());
+    ledger.victims += 1;
+    of_class.victims += 1;
     Some(Relocation {
         victim,
         next_slot: 0,
@@ -221,13 +231,28 @@ fn move_objects(shard: &mut Shard, objects: &[Option<(NonNull<u8>, usize)>; BATC
         *target = unsafe { shard.prepare_move(*object, *index) };
     }
     let (mut moved, mut bytes) = (0, 0);
-    for moving in moving.iter().flatten() {
+    let mut by_victim = [(0, 0); VICTIMS];
+    let victims = objects.iter().flatten().map(|(_, victim)| *victim);
+    for (moving, victim) in moving.iter().zip(victims) {
+        let Some(moving) = moving else {
+            continue;
+        };
         // SAFETY: it was prepared above.
         let done = unsafe { shard.move_out(*moving) };
         debug_assert!(done, "an object that nobody refers to");
         moved += u64::from(done);
         bytes += moving.bytes() as u64;
+        by_victim[victim].0 += u64::from(done);
+        by_victim[victim].1 += moving.bytes() as u64;
     }
+    let relocations = std::mem::take(shard.relocations_mut());
+    for (relocation, (objects, bytes)) in relocations.iter().zip(by_victim) {
+        let victim = &relocation.victim;
+        let (_, of_class) = shard.ledgers(victim.class(), victim.slot_bytes());
+        of_class.moved_objects += objects;
+        of_class.moved_bytes += bytes;
+    }
+    *shard.relocations_mut() = relocations;
     let ledger = shard.ledger();
     ledger.moved_objects += moved;
     ledger.moved_bytes += bytes;
@@ -239,13 +264,18 @@ fn finish_ended(shard: &mut Shard) {
     for relocation in
         relocations.extract_if(.., |relocation| relocation.ends || relocation.is_stuck)
     {
+        let (class, slot_bytes) = (relocation.victim.class(), relocation.victim.slot_bytes());
         let finished = shard.memory_mut().arena_mut().finish(relocation.victim);
-        let ledger = shard.ledger();
+        let (ledger, of_class) = shard.ledgers(class, slot_bytes);
         if finished.is_done {
+            let pages = u64::from(finished.freed_pages);
             ledger.victims_released += 1;
-            ledger.freed_pages += u64::from(finished.freed_pages);
+            ledger.freed_pages += pages;
+            of_class.victims_released += 1;
+            of_class.freed_pages += pages;
         } else {
             ledger.skipped_no_room += 1;
+            of_class.skipped_no_room += 1;
         }
     }
     *shard.relocations_mut() = relocations;

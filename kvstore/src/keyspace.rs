@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use slab_allocator::{ArenaOptions, Classes};
+use slab_allocator::{ArenaOptions, ClassSet, Classes};
 
 use crate::clock::Stopwatch;
 use crate::compaction::{self, Effort, SliceEnd};
 use crate::error::{DATABASES_MAX, KeyspaceError};
 use crate::eviction;
+use crate::forecast::{Forecast, ShardForecast};
 use crate::gauges::{Gauges, NEVER_MS};
 use crate::heap_map::{ChunkMap, MapCursor};
 use crate::key::{Hasher, Key, KeyHash, Placer, Position, SHARDS_MAX, ScanCursor, ShardSet};
@@ -447,6 +448,45 @@ impl Keyspace {
     /// between which others may use the shard, gives the pages back, and returns what was done
     /// (MEMORY COMPACT). Locks.
     pub fn compact(&self) -> CompactionLedger {
+        self.compact_with(|_| Effort::Full)
+    }
+
+    /// The same for some size classes alone, each named by a size that belongs to it, in bytes: their
+    /// sparse slabs are emptied, and what is left in the last one of each stays there. Sizes too large
+    /// for slabs name nothing.
+    pub fn compact_classes(&self, sizes: &[usize]) -> CompactionLedger {
+        self.compact_with(|shard| {
+            let mut classes = ClassSet::default();
+            for size in sizes {
+                if let Some(class) = shard.memory().arena().class_of(*size) {
+                    classes.insert(class);
+                }
+            }
+            Effort::Only(classes)
+        })
+    }
+
+    /// What [`Keyspace::compact`] would gain and cost. Locks one shard after the other, for as long as
+    /// [`Keyspace::map_chunk`] does, again and again.
+    pub fn forecast(&self) -> Forecast {
+        let mut forecast = Forecast::default();
+        let mut chunk = ChunkMap::default();
+        let mut shard = ShardForecast::default();
+        let (mut from, mut of_shard) = (MapCursor::START, 0);
+        while let Some(next) = self.map_chunk(from, &mut chunk) {
+            if chunk.at.shard != of_shard {
+                of_shard = chunk.at.shard;
+                let done = std::mem::take(&mut shard).finish();
+                done.for_each(|class| forecast.add(&class));
+            }
+            shard.count(&chunk);
+            from = next;
+        }
+        shard.finish().for_each(|class| forecast.add(&class));
+        forecast
+    }
+
+    fn compact_with(&self, effort_in: impl Fn(&Shard) -> Effort) -> CompactionLedger {
         let mut sum = CompactionLedger::default();
         for index in self.all_shards().iter() {
             let mut end = SliceEnd::TimeOver;
@@ -455,7 +495,7 @@ impl Keyspace {
                     let before = *shard.ledger();
                     end = compaction::slice(
                         shard,
-                        Effort::Full,
+                        effort_in(shard),
                         &Stopwatch::with_limit(Duration::from_nanos(SLICE_NS_MAX)),
                     );
                     shard.purge();

@@ -31,7 +31,7 @@
 //! | table | `table` | from key to entry |
 //! | shard | `shard` | tables, entries and memory behind one lock |
 //! | upkeep | `compaction` `expiry` `eviction`, then `maintenance` | what keeps a shard small |
-//! | maps | `heap_map` | what lies where in the arenas |
+//! | maps | `heap_map`, then `forecast` | what lies where in the arenas; what compaction would gain |
 //! | faces | `db`, `locked`, `keyspace` | what a server uses |
 
 mod access;
@@ -43,6 +43,7 @@ mod entry;
 mod error;
 mod eviction;
 mod expiry;
+mod forecast;
 mod gauges;
 mod geometry;
 mod header;
@@ -67,6 +68,7 @@ mod watch;
 
 pub use db::Db;
 pub use error::{DATABASES_MAX, KeyspaceError, OutOfMemory, UpdateError};
+pub use forecast::{ClassForecast, Forecast};
 pub use heap_map::{ChunkMap, ClassInChunk, MapCursor};
 pub use key::{Key, KeyHash, SHARDS_MAX, STRING_BYTES_MAX, ScanCursor, ShardSet};
 pub use keyspace::{Keyspace, KeyspaceOptions, Maintained, NextDue, RoomMade};

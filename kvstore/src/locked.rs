@@ -7,7 +7,7 @@ use crate::db::Db;
 use crate::key::ShardSet;
 use crate::lock::Held;
 use crate::shard::Shard;
-use crate::statistics::Statistics;
+use crate::statistics::{ClassLedger, Statistics};
 
 /// The locks of a set of shards, held until dropped.
 pub struct Locked<'a> {
@@ -125,6 +125,21 @@ impl Locked<'_> {
                             *sum += slabs;
                         }
                     }
+                }
+            }
+        }
+        sums
+    }
+
+    /// What compaction did in the locked shards, by ascending size of the class.
+    pub fn compaction_by_class(&mut self) -> Vec<ClassLedger> {
+        let mut sums: Vec<ClassLedger> = Vec::new();
+        let mut view = self.held.view();
+        for shard in view.set().iter() {
+            for class in view.get(shard).class_ledgers() {
+                match sums.binary_search_by_key(&class.slot_bytes, |sum| sum.slot_bytes) {
+                    Err(at) => sums.insert(at, *class),
+                    Ok(at) => sums[at] += *class,
                 }
             }
         }

@@ -139,6 +139,36 @@ impl AddAssign for CompactionLedger {
     }
 }
 
+/// What compaction has done in one size class since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassLedger {
+    /// Bytes of a slot.
+    pub slot_bytes: u64,
+    /// Slabs chosen to be emptied.
+    pub victims: u64,
+    /// Of these, slabs that were emptied and given back, or packed.
+    pub victims_released: u64,
+    /// Of these, slabs that were not, since the room for their objects was taken meanwhile.
+    pub skipped_no_room: u64,
+    /// Objects moved.
+    pub moved_objects: u64,
+    /// Their bytes.
+    pub moved_bytes: u64,
+    /// Pages that came free.
+    pub freed_pages: u64,
+}
+
+impl AddAssign for ClassLedger {
+    fn add_assign(&mut self, other: Self) {
+        self.victims += other.victims;
+        self.victims_released += other.victims_released;
+        self.skipped_no_room += other.skipped_no_room;
+        self.moved_objects += other.moved_objects;
+        self.moved_bytes += other.moved_bytes;
+        self.freed_pages += other.freed_pages;
+    }
+}
+
 /// What active expiry has done since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExpiryLedger {

@@ -23,6 +23,7 @@ const ROWS: &[&[&str]] = &[
     &["table"],
     &["shard"],
     &["compaction", "expiry", "eviction", "heap_map"],
+    &["forecast"],
     &["maintenance", "db"],
     &["locked"],
     &["keyspace"],

@@ -97,6 +97,57 @@ fn compaction_on_command_says_what_it_moved() {
     survivors_are_whole(&mut connection);
 }
 
+/// The names and whole numbers of a map reply, those of nested maps aside.
+fn numbers(reply: &redis::Value) -> HashMap<String, i64> {
+    let pairs = reply.as_map_iter().expect("a map");
+    pairs
+        .filter_map(|(name, value)| match value {
+            redis::Value::Int(number) => {
+                Some((redis::from_redis_value_ref(name).expect("a name"), *number))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn ask(connection: &mut redis::Connection, words: &[&str]) -> redis::Value {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]).query(connection).expect(words[0])
+}
+
+#[test]
+fn compaction_is_foretold_and_accounted_for() {
+    let server = Server::start();
+    let mut connection = server.redis();
+    fragment(&mut connection);
+    let foretold = numbers(&ask(&mut connection, &["MEMORY", "COMPACT", "DRYRUN"]));
+    let before = numbers(&ask(&mut connection, &["MEMORY", "COMPACT", "STATUS"]));
+    assert_eq!((before["moved-objects"], before["enabled"]), (0, 0));
+    let done = numbers(&ask(&mut connection, &["MEMORY", "COMPACT", "NOW"]));
+    let (said, gained) = (foretold["freed-pages"], done["freed-pages"]);
+    assert!(
+        (said - gained).abs() * 20 <= gained,
+        "{said} foretold, {gained} gained"
+    );
+    let after = numbers(&ask(&mut connection, &["MEMORY", "COMPACT", "STATUS"]));
+    assert_eq!(after["moved-objects"], done["moved-objects"]);
+    assert_eq!(after["freed-pages"], gained);
+    assert!(after["cpu-microseconds"] > 0 && after["slices"] > 0);
+    let again = numbers(&ask(&mut connection, &["MEMORY", "COMPACT", "DRYRUN"]));
+    assert!(again["freed-pages"] * 20 < said, "{again:?}");
+    // Nothing is left to do in a class that is named.
+    let of_class = numbers(&ask(&mut connection, &["MEMORY", "COMPACT", "200", "240"]));
+    assert!(of_class["freed-pages"] * 20 < said, "{of_class:?}");
+    for wrong in ["later", "0", "-5"] {
+        let refused = redis::cmd("MEMORY")
+            .arg("COMPACT")
+            .arg(wrong)
+            .exec(&mut connection);
+        assert!(refused.is_err(), "{wrong}");
+    }
+    survivors_are_whole(&mut connection);
+}
+
 /// What is not in any part by name, and the error that the system's own figure has while pages come and go: its counters
 /// are kept per processor and lag behind by up to some hundred pages.
 const REST_BYTES_MAX: i64 = 1 << 20;

@@ -268,6 +268,7 @@ impl Shard {
     pub(crate) fn reset_statistics(&mut self) {
         self.counters = Counters::default();
         self.ledger = CompactionLedger::default();
+        self.class_ledgers = Vec::new();
         self.expiring = Expiring::default();
     }
 

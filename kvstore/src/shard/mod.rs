@@ -25,7 +25,7 @@ use crate::key::Placer;
 use crate::memory::{Memory, Ref};
 use crate::pacing::Pacing;
 use crate::settings::Settings;
-use crate::statistics::{CompactionLedger, Counters};
+use crate::statistics::{ClassLedger, CompactionLedger, Counters};
 use crate::table::{AccessClock, Place, Table};
 use crate::value::string::{DECIMAL_BYTES_MAX, parse_integer};
 use crate::value::{NewValue, ValueRef};
@@ -156,6 +156,8 @@ pub(crate) struct Shard {
     settings: Settings,
     counters: Counters,
     ledger: CompactionLedger,
+    /// What compaction did, by number of the size class.
+    class_ledgers: Vec<ClassLedger>,
     pacing: Pacing,
     /// Slabs that are being emptied.
     relocations: Vec<Relocation>,
@@ -225,6 +227,7 @@ impl Shard {
             settings,
             counters: Counters::default(),
             ledger: CompactionLedger::default(),
+            class_ledgers: Vec::new(),
             pacing: Pacing::default(),
             relocations: Vec::new(),
             last_owner: 0,

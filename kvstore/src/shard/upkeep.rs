@@ -5,7 +5,7 @@ use crate::memory::Memory;
 use crate::pacing::Pacing;
 use crate::settings::Settings;
 use crate::shard::Shard;
-use crate::statistics::CompactionLedger;
+use crate::statistics::{ClassLedger, CompactionLedger};
 
 impl Shard {
     pub(crate) fn settings(&self) -> &Settings {
@@ -22,6 +22,27 @@ impl Shard {
 
     pub(crate) fn ledger(&mut self) -> &mut CompactionLedger {
         &mut self.ledger
+    }
+
+    /// What compaction did, in all and in the size class of a slab that is being emptied.
+    pub(crate) fn ledgers(
+        &mut self,
+        class: usize,
+        slot_bytes: usize,
+    ) -> (&mut CompactionLedger, &mut ClassLedger) {
+        if class >= self.class_ledgers.len() {
+            self.class_ledgers.resize(class + 1, ClassLedger::default());
+        }
+        let of_class = &mut self.class_ledgers[class];
+        of_class.slot_bytes = slot_bytes as u64;
+        (&mut self.ledger, of_class)
+    }
+
+    /// What compaction did, by size class, where it did anything.
+    pub(crate) fn class_ledgers(&self) -> impl Iterator<Item = &ClassLedger> {
+        self.class_ledgers
+            .iter()
+            .filter(|ledger| ledger.slot_bytes > 0)
     }
 
     pub(crate) fn memory(&self) -> &Memory {

@@ -1,8 +1,10 @@
 //! MEMORY.
 
+use kvstore::{ClassForecast, PAGE_BYTES};
 use slab_allocator::SlabAlloc;
 use slab_allocator::stats::ClassStats;
 
+use crate::clock::uptime;
 use crate::commands::CommandResult;
 use crate::commands::admin::{databases, memory_report};
 use crate::commands::args::Args;
@@ -10,6 +12,7 @@ use crate::commands::context::Context;
 use crate::commands::error::CommandError;
 use crate::config::directive::Id;
 use crate::observe::memory::{MemoryReport, human};
+use crate::resp::reply::Reply;
 
 /// `MEMORY USAGE key [SAMPLES count]`
 pub(crate) fn usage(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
@@ -277,10 +280,29 @@ pub(crate) fn purge(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
     Ok(())
 }
 
-/// `MEMORY COMPACT`: moves objects together as far as it goes and gives the pages back.
-pub(crate) fn compact(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
-    let (ledger, purged) =
-        ctx.without_locks(|services| (services.keyspace.compact(), services.keyspace.purge()));
+/// `MEMORY COMPACT [NOW | STATUS | DRYRUN | class...]`: moves objects together as far as it goes and gives the pages
+/// back, or says what that has done so far, or what it would do. A class is named by a size that belongs to it.
+pub(crate) fn compact(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    if args.len() == 3 && args.is(2, "status") {
+        return compact_status(ctx);
+    }
+    if args.len() == 3 && args.is(2, "dryrun") {
+        return compact_dry_run(ctx);
+    }
+    let mut sizes = Vec::new();
+    if !(args.len() == 3 && args.is(2, "now")) {
+        for word in args.from(2) {
+            let size = kvstore::parse_integer(word).and_then(|size| usize::try_from(size).ok());
+            sizes.push(size.filter(|size| *size > 0).ok_or(CommandError::SYNTAX)?);
+        }
+    }
+    let (ledger, purged) = ctx.without_locks(|services| {
+        let ledger = match sizes.as_slice() {
+            [] => services.keyspace.compact(),
+            sizes => services.keyspace.compact_classes(sizes),
+        };
+        (ledger, services.keyspace.purge())
+    });
     let figures = [
         ("victims", ledger.victims),
         ("victims-released", ledger.victims_released),
@@ -295,6 +317,107 @@ pub(crate) fn compact(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
     for (name, number) in figures {
         ctx.reply.bulk(name.as_bytes());
         ctx.reply.integer(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+    Ok(())
+}
+
+/// Writes names with whole numbers.
+fn write_numbers(reply: &mut Reply, figures: &[(&str, u64)]) {
+    for (name, number) in figures {
+        reply.bulk(name.as_bytes());
+        reply.integer(i64::try_from(*number).unwrap_or(i64::MAX));
+    }
+}
+
+/// `MEMORY COMPACT STATUS`: what compaction has done since the start or the last CONFIG RESETSTAT.
+fn compact_status(ctx: &mut Context<'_>) -> CommandResult {
+    let (ledger, classes) = ctx.without_locks(|services| {
+        let mut locked = services.keyspace.lock_all();
+        (locked.statistics().compaction, locked.compaction_by_class())
+    });
+    let now = uptime();
+    let compacting = &ctx.services.compacting;
+    let figures = [
+        (
+            "enabled",
+            u64::from(ctx.services.config.is_set(Id::ActiveDefrag)),
+        ),
+        ("running-seconds", compacting.current(now).as_secs()),
+        ("run-seconds-total", compacting.total(now).as_secs()),
+        ("victims", ledger.victims),
+        ("victims-released", ledger.victims_released),
+        ("moved-objects", ledger.moved_objects),
+        ("moved-keys", ledger.moved_entries),
+        ("moved-bytes", ledger.moved_bytes),
+        ("freed-pages", ledger.freed_pages),
+        ("purged-bytes", ledger.purged_bytes),
+        ("slices", ledger.slices),
+        ("longest-slice-microseconds", ledger.longest_slice_ns / 1000),
+        ("cpu-microseconds", ledger.time_ns / 1000),
+    ];
+    let skipped = [
+        ("below-target", ledger.skipped_below_target),
+        ("while-deleting", ledger.skipped_while_deleting),
+        ("no-victim", ledger.skipped_no_victim),
+        ("no-room", ledger.skipped_no_room),
+        ("objects-without-room", ledger.missed_objects),
+    ];
+    let reply = &mut *ctx.reply;
+    reply.map(figures.len() + 2);
+    write_numbers(reply, &figures);
+    reply.bulk(b"skipped");
+    reply.map(skipped.len());
+    write_numbers(reply, &skipped);
+    reply.bulk(b"classes");
+    reply.array(classes.len());
+    for class in classes {
+        reply.map(7);
+        write_numbers(
+            reply,
+            &[
+                ("slot-bytes", class.slot_bytes),
+                ("victims", class.victims),
+                ("victims-released", class.victims_released),
+                ("moved-objects", class.moved_objects),
+                ("moved-bytes", class.moved_bytes),
+                ("freed-pages", class.freed_pages),
+                ("skipped-no-room", class.skipped_no_room),
+            ],
+        );
+    }
+    Ok(())
+}
+
+/// `MEMORY COMPACT DRYRUN`: what compaction would gain and cost.
+fn compact_dry_run(ctx: &mut Context<'_>) -> CommandResult {
+    let (forecast, ledger) = ctx.without_locks(|services| {
+        let ledger = services.keyspace_statistics().compaction;
+        (services.keyspace.forecast(), ledger)
+    });
+    let write = |reply: &mut Reply, class: &ClassForecast| {
+        let figures = [
+            ("slabs", class.slabs),
+            ("pages", class.pages),
+            ("live", class.live),
+            ("released-slabs", class.released_slabs),
+            ("freed-pages", class.freed_pages),
+            ("freed-bytes", class.freed_pages * PAGE_BYTES as u64),
+            ("moved-objects", class.moved_objects),
+            ("moved-bytes", class.moved_bytes),
+        ];
+        write_numbers(reply, &figures);
+        reply.bulk(b"milliseconds");
+        reply.double(&format!("{:.3}", class.time_ns(&ledger) as f64 / 1e6));
+    };
+    let reply = &mut *ctx.reply;
+    reply.map(10);
+    write(reply, &forecast.total());
+    reply.bulk(b"classes");
+    reply.array(forecast.classes.len());
+    for class in &forecast.classes {
+        reply.map(10);
+        write_numbers(reply, &[("slot-bytes", u64::from(class.slot_bytes))]);
+        write(reply, class);
     }
     Ok(())
 }

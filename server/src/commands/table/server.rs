@@ -224,8 +224,10 @@ const fn about_memory(name: &'static str, handler: Handler) -> CommandSpec {
 
 const MEMORY: &[CommandSpec] = &[
     CommandSpec {
-        complexity: "O(N) where N is the number of objects in sparse slabs.",
-        summary: "Moves objects together until no sparse slab is left, and gives the pages back.",
+        arity: -2,
+        complexity: "O(N) where N is the number of objects in sparse slabs, or of slabs.",
+        summary: "Moves objects together until no sparse slab is left, or says what that has done or would do.",
+        syntax: "[what=NOW | STATUS | DRYRUN | class:integer...]",
         tips: &["request_policy:all_shards", "response_policy:special"],
         locking: Locking::Walk,
         ..about_memory("compact", memory::compact)
