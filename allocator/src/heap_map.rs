@@ -8,6 +8,7 @@ use crate::local_arena::LocalArena;
 use crate::page_map::{LARGE_BODY, LARGE_HEAD, slab_of_entry};
 use crate::stats::{ArenaStats, ChunkStats, Extent, ExtentKind};
 use crate::units::{CHUNK_PAGES, ChunkIndex, PAGE_BYTES, PageIndex, SlabId};
+use core::ptr::NonNull;
 
 /// Free slots that the record of a slab counts as taken, by the slab's first page.
 type Unlisted = [u16; CHUNK_PAGES as usize];
@@ -90,6 +91,27 @@ impl LocalArena {
             });
         }
         Some(stats)
+    }
+
+    /// The slabs from which slots are handed out at present, one for each class at most:
+    /// first address, and bytes. Those of which pages were given back are left out. The
+    /// arena counts their pages as resident, but the last ones may not have been touched.
+    pub fn allocating_slabs(&self, mut visit: impl FnMut(NonNull<u8>, usize)) {
+        for (class, bin) in self.bin_table.items()[..self.classes_in_use()]
+            .iter()
+            .enumerate()
+        {
+            if bin.current().is_none() {
+                continue;
+            }
+            // SAFETY: the current slab is live, and nobody writes records while the
+            // arena is borrowed.
+            let slab = unsafe { self.records.slab(bin.current()) };
+            if slab.record().punched == 0 {
+                let run = slab.run(self.table.class(class));
+                visit(self.source.pages.address(run.start), run.bytes());
+            }
+        }
     }
 
     /// Free slots of a chunk's slabs that are at hand, or freed but not marked as free

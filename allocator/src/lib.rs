@@ -235,6 +235,7 @@ pub use heap_stats::{HeapArenaStats, HeapClassStats, HeapStats, ThreadCacheStats
 pub use evacuation::{ClassSet, Prediction, Victim, VictimPolicy};
 pub use local_arena::LocalArena;
 pub use options::{ArenaOptions, Classes};
+pub use os::reservations;
 pub use relocation::{Finished, LiveSlot};
 pub use settings::{ExitReport, HugePages, Profile, Settings};
 pub use stats::{ArenaStats, ChunkStats, ClassStats, Extent, ExtentKind, Purged, Traffic, Waste};

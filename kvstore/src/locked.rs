@@ -131,6 +131,18 @@ impl Locked<'_> {
         sums
     }
 
+    /// Where the slabs lie from which the locked shards hand slots out, as first address and bytes. Of
+    /// their pages, which count as resident, some may not have been touched yet.
+    pub fn allocating_slabs(&mut self) -> Vec<(usize, usize)> {
+        let mut slabs = Vec::new();
+        let mut view = self.held.view();
+        for shard in view.set().iter() {
+            let arena = view.get(shard).memory().arena();
+            arena.allocating_slabs(|start, bytes| slabs.push((start.as_ptr().addr(), bytes)));
+        }
+        slabs
+    }
+
     /// What compaction did in the locked shards, by ascending size of the class.
     pub fn compaction_by_class(&mut self) -> Vec<ClassLedger> {
         let mut sums: Vec<ClassLedger> = Vec::new();

@@ -136,6 +136,15 @@ fn a_cursor_past_the_end_finds_nothing() {
     }
 }
 
+/// Says that it is time to stop when it is dropped, also by a test that fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn the_map_is_whole_while_others_write() {
     let keyspace = keyspace();
@@ -156,10 +165,10 @@ fn the_map_is_whole_while_others_write() {
                 }
             });
         }
+        let _stop = Stop(&stop);
         for _ in 0..100 {
             walk(&keyspace, check_chunk);
         }
-        stop.store(true, Ordering::Relaxed);
     });
     agrees(&keyspace);
 }

@@ -6,7 +6,7 @@
 //!
 //! | row | files |
 //! |---|---|
-//! | words | `clock` `extended` `glob` `lcs` `number` `process` |
+//! | words | `clock` `extended` `glob` `lcs` `mappings` `number` `process` |
 //! | wire | `resp` |
 //! | settings | `config`, then `log` |
 //! | sockets | `net`, then `listeners` |
@@ -26,6 +26,7 @@ mod http;
 mod lcs;
 mod listeners;
 mod log;
+mod mappings;
 mod net;
 mod number;
 mod observe;

@@ -22,6 +22,15 @@ fn fields(reply: &Value) -> HashMap<String, Value> {
     }
 }
 
+/// Says that it is time to stop when it is dropped, also by a test that fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Checks what holds of each chunk, and returns its figures.
 fn check_chunk(chunk: &Value) -> HashMap<String, i64> {
     let chunk = fields(chunk);
@@ -182,6 +191,7 @@ fn maps_can_be_taken_during_heavy_writes() {
                 }
             });
         }
+        let _stop = Stop(&stop);
         let mut client = server.client();
         for round in 0..60 {
             walk(&mut client, if round % 2 == 0 { "1" } else { "100" });
@@ -191,6 +201,5 @@ fn maps_can_be_taken_during_heavy_writes() {
             let rows = text.lines().take_while(|row| !row.is_empty());
             assert!(rows.clone().count() <= 4 && rows.clone().all(|row| row.len() <= 64));
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }

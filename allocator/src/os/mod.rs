@@ -8,6 +8,9 @@
 pub(crate) mod fake;
 #[cfg(not(miri))]
 mod linux;
+mod reservations;
+
+pub use reservations::reservations;
 
 #[cfg(any(test, miri, fuzzing))]
 use fake as system;
@@ -34,7 +37,9 @@ pub(crate) fn page_bytes() -> usize {
 /// system's, without any memory behind it; `None` where the process may not
 /// have so much. Both are multiples of such a page, `align` a power of two.
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-    system::reserve(bytes, align)
+    let start = system::reserve(bytes, align)?;
+    reservations::note(start, bytes);
+    Some(start)
 }
 
 /// Makes reserved pages readable and writable. They read as zero until they
@@ -74,6 +79,7 @@ pub(crate) unsafe fn purge(ranges: &[Range]) -> usize {
 /// # Safety
 /// `start` and `bytes` are those of a reservation, which nobody uses any more.
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
+    reservations::forget(start);
     // SAFETY: passed on to the caller.
     unsafe { system::release(start, bytes) }
 }

@@ -10,6 +10,7 @@ use crate::commands::args::Args;
 use crate::commands::context::Context;
 use crate::commands::error::CommandError;
 use crate::log::Level;
+use crate::mappings::untouched_bytes;
 use crate::observe::info::{self, VERSION};
 use crate::observe::memory::{MemoryReport, human};
 use crate::session::Fate;
@@ -26,10 +27,12 @@ pub(crate) fn time(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
 /// The memory report, with all shards locked.
 pub(crate) fn memory_report(ctx: &mut Context<'_>) -> MemoryReport {
     let keyspace = ctx.locked.statistics();
+    let untouched_bytes = untouched_bytes(&ctx.locked.allocating_slabs());
     MemoryReport::now(
         &ctx.services.memory,
         keyspace,
         ctx.services.clients.memory_bytes(),
+        untouched_bytes,
     )
 }
 

@@ -18,6 +18,7 @@ use crate::config::directive::Id;
 use crate::listeners::Listeners;
 use crate::listeners::door::Door;
 use crate::log::Log;
+use crate::mappings::untouched_bytes;
 use crate::observe::clients::CommandNames;
 use crate::observe::history::{History, Observed};
 use crate::observe::info::{Identity, Sources};
@@ -142,15 +143,25 @@ impl Services {
     pub(crate) fn take_sample(&self, at: Duration) {
         if self.sampler.lock().is_due(at) {
             let keyspace = self.keyspace_statistics();
-            self.memory.sample(&keyspace, &HeapMemory::now());
+            let heap = HeapMemory::now();
+            self.memory.sample(&keyspace, &heap);
+            self.memory.note_peaks(&keyspace, &heap);
             self.note_sample(&keyspace, at);
         }
     }
 
     /// Figures about memory now, locking one shard after the other.
     pub(crate) fn memory_report(&self) -> MemoryReport {
-        let keyspace = self.keyspace_statistics();
-        MemoryReport::now(&self.memory, keyspace, self.clients.memory_bytes())
+        let mut keyspace = Statistics::default();
+        let mut slabs = Vec::new();
+        for shard in 0..self.keyspace.shards() {
+            let mut locked = self.keyspace.lock(ShardSet::one(shard));
+            keyspace += locked.statistics();
+            slabs.extend(locked.allocating_slabs());
+        }
+        let untouched = untouched_bytes(&slabs);
+        let clients = self.clients.memory_bytes();
+        MemoryReport::now(&self.memory, keyspace, clients, untouched)
     }
 
     /// Figures of each database, locking one shard after the other, and not for long.

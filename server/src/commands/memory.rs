@@ -33,8 +33,17 @@ pub(crate) fn usage(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     Ok(())
 }
 
-/// `MEMORY STATS`, with all shards locked.
-pub(crate) fn stats(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
+/// `MEMORY STATS [JSON]`, with all shards locked.
+pub(crate) fn stats(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    match args.len() {
+        2 => {}
+        3 if args.is(2, "json") => {
+            let text = memory_report(ctx).json();
+            ctx.reply.bulk(text.as_bytes());
+            return Ok(());
+        }
+        _ => return Err(CommandError::SYNTAX),
+    }
     enum Figure {
         Bytes(u64),
         Signed(i64),
@@ -113,8 +122,9 @@ pub(crate) fn stats(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
             Signed(MemoryReport::excess(rss, used)),
         ),
     ];
+    let parts = report.parts();
     let reply = &mut *ctx.reply;
-    reply.map(before.len() + databases.len() + after.len());
+    reply.map(before.len() + databases.len() + after.len() + parts.len() + 2);
     let write = |figures: &[(&str, Figure)], reply: &mut crate::resp::reply::Reply| {
         for (name, figure) in figures {
             reply.bulk(name.as_bytes());
@@ -136,6 +146,18 @@ pub(crate) fn stats(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
         reply.integer(0);
     }
     write(&after, reply);
+    write(&[("slabkv.rss", Bytes(rss))], reply);
+    for (name, bytes) in parts {
+        reply.bulk(format!("slabkv.{}", name.replace(' ', "-")).as_bytes());
+        reply.integer(bytes);
+    }
+    write(
+        &[(
+            "slabkv.residue.percentage",
+            Fraction(report.residue_percent()),
+        )],
+        reply,
+    );
     Ok(())
 }
 
@@ -256,7 +278,7 @@ pub(crate) fn doctor(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
                  be."
             ));
         }
-        let rest = report.rest_bytes();
+        let rest = report.residue_bytes();
         if rest > 10 << 20 && rest.unsigned_abs() > report.system.resident_bytes / 5 {
             let bytes = human(rest.unsigned_abs());
             findings.push(format!(

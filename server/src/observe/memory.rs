@@ -2,18 +2,24 @@
 //!
 //! ```text
 //! resident = keyspace's arenas (keys, values, headers, rounding, table, free slots, free pages, records)
-//!          + process's heap    (objects, free slots, threads' caches, free pages, records)
-//!          + files             (the program and its libraries)
-//!          + the rest          (stacks, static data, the system's error)
+//!          + process's heap    (clients, other objects, free slots, threads' caches, free pages, records)
+//!          + other mappings    (code, static data, stacks, what else is mapped)
+//!          + residue
 //! ```
 //!
-//! Both allocators keep books, so what is in use is counted and not guessed from what is resident.
+//! Each part is measured by itself: both allocators keep books, so what is in use is counted and not guessed from what
+//! is resident; the other mappings' pages are counted in the kernel's page map. What is left over is the residue: pages
+//! that the books hold for resident and nobody has touched yet, and the error of the kernel's own figure, whose counters
+//! lag behind by up to some hundred pages.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use kvstore::statistics::Statistics;
+use parking_lot::Mutex;
 use slab_allocator::SlabAlloc;
 
+use crate::mappings::{OutsideMemory, outside_memory};
 use crate::process;
 
 /// Where the memory of the process's heap is: everything but the keyspace's arenas. The parts add up to what it holds.
@@ -68,7 +74,46 @@ pub(crate) struct MemoryState {
     heap_resident_bytes: AtomicU64,
     /// What was in use, as last sampled.
     used_bytes: AtomicU64,
+    /// What clients held when the last report was made.
+    client_bytes: AtomicU64,
+    /// What is outside of the allocator, and when it was looked at.
+    outside: Mutex<Option<(Instant, OutsideMemory)>>,
+    peaks: Mutex<Peaks>,
 }
+
+/// The most that each part has held, and the resident set.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Peaks {
+    /// Since the start.
+    pub(crate) since_start: PartPeaks,
+    /// Since the last CONFIG RESETSTAT.
+    pub(crate) since_reset: PartPeaks,
+}
+
+/// The most that each part has held since some moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PartPeaks {
+    /// Resident bytes.
+    pub(crate) resident_bytes: u64,
+    /// In the order of [`MemoryReport::parts`].
+    pub(crate) parts: [i64; PARTS],
+}
+
+impl PartPeaks {
+    fn note(&mut self, report: &MemoryReport) {
+        let resident_bytes = report.system.resident_bytes;
+        self.resident_bytes = self.resident_bytes.max(resident_bytes);
+        for (peak, (_, bytes)) in self.parts.iter_mut().zip(report.parts()) {
+            *peak = bytes.max(*peak);
+        }
+    }
+}
+
+/// Parts of the resident set, the residue among them.
+pub(crate) const PARTS: usize = 19;
+
+/// For how long what was seen outside of the allocator counts: it changes slowly.
+const OUTSIDE_VALID: Duration = Duration::from_secs(1);
 
 impl MemoryState {
     /// Notes what is in use when the server is ready and empty.
@@ -104,8 +149,45 @@ impl MemoryState {
         }
     }
 
+    /// Resident bytes outside of the allocator, at most a second old.
+    fn outside(&self, file_bytes: u64) -> OutsideMemory {
+        let mut known = self.outside.lock();
+        match *known {
+            Some((at, outside)) if at.elapsed() < OUTSIDE_VALID => outside,
+            _ => {
+                // Where the kernel keeps its page map to itself, it still tells the pages of files.
+                let outside = outside_memory().unwrap_or(OutsideMemory {
+                    code_bytes: file_bytes,
+                    ..OutsideMemory::default()
+                });
+                *known = Some((Instant::now(), outside));
+                outside
+            }
+        }
+    }
+
+    /// Notes what each part holds now, for the peaks; of clients and other mappings, what was seen last.
+    pub(crate) fn note_peaks(&self, keyspace: &Statistics, heap: &HeapMemory) {
+        let report = MemoryReport {
+            keyspace: *keyspace,
+            heap: *heap,
+            system: process::resident_memory(),
+            client_bytes: self.client_bytes.load(Ordering::Relaxed),
+            outside: self
+                .outside
+                .lock()
+                .map(|(_, outside)| outside)
+                .unwrap_or_default(),
+            ..MemoryReport::default()
+        };
+        let mut peaks = self.peaks.lock();
+        peaks.since_start.note(&report);
+        peaks.since_reset.note(&report);
+    }
+
     /// Makes the present use the peak, for CONFIG RESETSTAT.
     pub(crate) fn reset_peak(&self, keyspace: &Statistics) {
+        self.peaks.lock().since_reset = PartPeaks::default();
         self.peak_bytes.store(0, Ordering::Relaxed);
         self.sample(keyspace, &HeapMemory::now());
     }
@@ -126,21 +208,42 @@ pub(crate) struct MemoryReport {
     pub(crate) startup_bytes: u64,
     /// What clients hold: records and buffers. It is part of the heap.
     pub(crate) client_bytes: u64,
+    /// What is resident outside of the allocator.
+    pub(crate) outside: OutsideMemory,
+    /// Bytes of the keyspace's free slots on pages that nobody has touched yet.
+    pub(crate) untouched_bytes: u64,
+    /// The most that each part has held.
+    pub(crate) peaks: Peaks,
 }
 
 impl MemoryReport {
     /// Takes all figures now.
-    pub(crate) fn now(state: &MemoryState, keyspace: Statistics, client_bytes: u64) -> Self {
+    pub(crate) fn now(
+        state: &MemoryState,
+        keyspace: Statistics,
+        client_bytes: u64,
+        untouched_bytes: u64,
+    ) -> Self {
         let heap = HeapMemory::now();
         state.sample(&keyspace, &heap);
-        Self {
+        state.client_bytes.store(client_bytes, Ordering::Relaxed);
+        let system = process::resident_memory();
+        let mut report = Self {
             keyspace,
             heap,
-            system: process::resident_memory(),
+            system,
             peak_bytes: state.peak_bytes.load(Ordering::Relaxed),
             startup_bytes: state.startup_bytes.load(Ordering::Relaxed),
             client_bytes,
-        }
+            outside: state.outside(system.file_bytes),
+            untouched_bytes: untouched_bytes.min(keyspace.memory.free_slot_bytes),
+            peaks: Peaks::default(),
+        };
+        let mut peaks = state.peaks.lock();
+        peaks.since_start.note(&report);
+        peaks.since_reset.note(&report);
+        report.peaks = *peaks;
+        report
     }
 
     /// What is in use: data, tables and the objects on the process's heap.
@@ -199,37 +302,90 @@ impl MemoryReport {
         Self::excess(self.system.resident_bytes, self.allocator_resident_bytes())
     }
 
-    /// What is left of the resident bytes once allocators and files are taken off: stacks, static data, and what the
-    /// system's figure is off by. Negative where pages were handed out that nobody has touched.
-    pub(crate) fn rest_bytes(&self) -> i64 {
-        let named = self.allocator_resident_bytes() + self.system.file_bytes;
+    /// What is left of the resident bytes once all that is measured is taken off. Negative where pages were handed out
+    /// that nobody has touched.
+    pub(crate) fn residue_bytes(&self) -> i64 {
+        let named = self.allocator_resident_bytes() - self.untouched_bytes;
+        let named = named + self.outside.total_bytes();
         Self::excess(self.system.resident_bytes, named)
     }
 
+    /// The residue as a percentage of the resident bytes.
+    pub(crate) fn residue_percent(&self) -> f64 {
+        self.residue_bytes() as f64 * 100.0 / self.system.resident_bytes.max(1) as f64
+    }
+
+    /// What clients hold of the objects on the process's heap.
+    fn client_object_bytes(&self) -> u64 {
+        self.client_bytes.min(self.heap.live_bytes)
+    }
+
     /// How many parts there are.
-    pub(crate) const PARTS: usize = 15;
+    pub(crate) const PARTS: usize = PARTS;
 
     /// All resident bytes, part by part.
-    pub(crate) fn parts(&self) -> [(&'static str, i64); Self::PARTS] {
-        let (memory, heap) = (&self.keyspace.memory, &self.heap);
+    pub(crate) fn parts(&self) -> [(&'static str, i64); PARTS] {
+        let (memory, heap, outside) = (&self.keyspace.memory, &self.heap, &self.outside);
         let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let clients = self.client_object_bytes();
         [
             ("keys", bytes(memory.key_bytes)),
             ("values", bytes(memory.value_bytes)),
             ("entry headers", bytes(memory.header_bytes)),
             ("rounding", bytes(memory.rounding_bytes)),
             ("table", bytes(memory.table_bytes)),
-            ("free slots", bytes(memory.free_slot_bytes)),
+            (
+                "free slots",
+                bytes(memory.free_slot_bytes - self.untouched_bytes),
+            ),
             ("dirty pages", bytes(memory.dirty_bytes)),
             ("metadata", bytes(memory.metadata_bytes)),
-            ("heap objects", bytes(heap.live_bytes)),
+            ("clients", bytes(clients)),
+            ("heap objects", bytes(heap.live_bytes - clients)),
             ("heap free slots", bytes(heap.free_slot_bytes)),
             ("heap cached slots", bytes(heap.cached_bytes)),
             ("heap dirty pages", bytes(heap.dirty_bytes)),
             ("heap metadata", bytes(heap.metadata_bytes)),
-            ("program files", bytes(self.system.file_bytes)),
-            ("rest", self.rest_bytes()),
+            ("code", bytes(outside.code_bytes)),
+            ("static data", bytes(outside.static_bytes)),
+            ("stack", bytes(outside.stack_bytes)),
+            ("other mappings", bytes(outside.other_bytes)),
+            ("residue", self.residue_bytes()),
         ]
+    }
+
+    /// All of it as JSON: an object of whole numbers in bytes, and of objects of such.
+    pub(crate) fn json(&self) -> String {
+        let mut text = format!(
+            "{{\"rss\":{},\"used\":{},\"peak_used\":{},\"startup_used\":{},\"residue_percent\":{:.4}",
+            self.system.resident_bytes,
+            self.used_bytes(),
+            self.peak_bytes,
+            self.startup_bytes,
+            self.residue_percent()
+        );
+        let names = self.parts().map(|(name, _)| name);
+        let mut object = |title: &str, rss: Option<u64>, values: [i64; PARTS]| {
+            text.push_str(&format!(",\"{title}\":{{"));
+            if let Some(rss) = rss {
+                text.push_str(&format!("\"rss\":{rss},"));
+            }
+            let fields = names.iter().zip(values);
+            let fields: Vec<String> = fields
+                .map(|(name, value)| format!("\"{}\":{value}", name.replace(' ', "_")))
+                .collect();
+            text.push_str(&fields.join(","));
+            text.push('}');
+        };
+        object("parts", None, self.parts().map(|(_, bytes)| bytes));
+        for (title, peaks) in [
+            ("peaks_since_start", &self.peaks.since_start),
+            ("peaks_since_reset", &self.peaks.since_reset),
+        ] {
+            object(title, Some(peaks.resident_bytes), peaks.parts);
+        }
+        text.push('}');
+        text
     }
 }
 

@@ -266,7 +266,9 @@ const MEMORY: &[CommandSpec] = &[
         ..about_memory("purge", memory::purge)
     },
     CommandSpec {
+        arity: -2,
         summary: "Returns where the memory is.",
+        syntax: "[JSON]",
         ..about_memory("stats", memory::stats)
     },
     CommandSpec {

@@ -10,7 +10,7 @@ const STACK = [
   ["Table", ["table"], "#2a9d8f", "#3fbfae"],
   ["Free slots", ["free_slots"], "#f08a3c", "#f59b52"],
   ["Dirty pages", ["dirty_pages"], "#cf5f9a", "#e07fb4"],
-  ["Buffers and other objects", ["heap_objects"], "#8b6bc0", "#a98be0"],
+  ["Buffers and other objects", ["clients", "heap_objects"], "#8b6bc0", "#a98be0"],
   ["Free room of the heap", ["heap_free_slots", "heap_cached_slots", "heap_dirty_pages"], "#c493c8", "#cfa3d6"],
   ["Allocator records", ["metadata", "heap_metadata"], "#7d8a97", "#93a1b0"],
   ["Program and the rest", [], "#a9b4c0", "#5c6b7a"],

@@ -122,6 +122,48 @@ pub(super) const MEMORY: &Fields = &[
     }),
 ];
 
+/// The same with what is left over, and with the most that each part has held since the start and since the last CONFIG
+/// RESETSTAT.
+pub(super) fn map(s: &Sources<'_>, out: &mut String) {
+    let memory = &s.memory;
+    let peaks = &memory.peaks;
+    let residue = memory.residue_bytes();
+    let resident = memory.system.resident_bytes;
+    line(out, format_args!("memorymap_rss:{resident}"));
+    line(
+        out,
+        format_args!("memorymap_rss_peak:{}", peaks.since_start.resident_bytes),
+    );
+    line(
+        out,
+        format_args!(
+            "memorymap_rss_peak_reset:{}",
+            peaks.since_reset.resident_bytes
+        ),
+    );
+    let named = MemoryReport::excess(resident, 0) - residue;
+    line(out, format_args!("memorymap_measured:{named}"));
+    line(
+        out,
+        format_args!("memorymap_residue_perc:{:.2}%", memory.residue_percent()),
+    );
+    for (at, (name, bytes)) in memory.parts().into_iter().enumerate() {
+        let name = name.replace(' ', "_");
+        line(out, format_args!("memorymap_{name}:{bytes}"));
+        line(
+            out,
+            format_args!("memorymap_{name}_peak:{}", peaks.since_start.parts[at]),
+        );
+        line(
+            out,
+            format_args!(
+                "memorymap_{name}_peak_reset:{}",
+                peaks.since_reset.parts[at]
+            ),
+        );
+    }
+}
+
 /// What is resident, part by part: the parts add up to used_memory_rss.
 pub(super) fn parts(s: &Sources<'_>, out: &mut String) {
     for (name, bytes) in s.memory.parts() {

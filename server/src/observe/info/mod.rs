@@ -126,6 +126,10 @@ static SECTIONS: &[Section] = &[
             Content::Lines(memory::parts),
         ],
     ),
+    Section {
+        is_default: false,
+        ..section("memorymap", "Memorymap", &[Content::Lines(memory::map)])
+    },
     section(
         "persistence",
         "Persistence",
