@@ -22,8 +22,10 @@ use crate::observe::history::{Step, names};
 use crate::observe::info::VERSION;
 use slab_allocator::stats::ClassStats;
 
-/// Most pages at a time.
-const PAGES_MAX: usize = 1024;
+/// Connections of which no page may take one, by how many there can be: for metrics and the question of health.
+fn kept_free(connections_max: usize) -> usize {
+    (connections_max / 16).max(4)
+}
 
 /// Events that may wait for a page.
 const EVENTS_AHEAD: usize = 8;
@@ -34,6 +36,7 @@ const CLASSES: usize = 16;
 /// The open pages.
 pub(super) struct Live {
     pages: Mutex<Vec<mpsc::Sender<Bytes>>>,
+    pages_max: usize,
     count: AtomicUsize,
     /// The first event of a page, made when one is opened and kept until the next tick.
     first: Mutex<Option<Bytes>>,
@@ -42,9 +45,11 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new() -> Self {
+    /// None yet, of a server that takes so many connections.
+    pub(super) fn new(connections_max: usize) -> Self {
         Self {
             pages: Mutex::default(),
+            pages_max: connections_max - kept_free(connections_max),
             count: AtomicUsize::new(0),
             first: Mutex::default(),
             tiles: Mutex::default(),
@@ -61,7 +66,7 @@ impl Live {
     pub(super) fn open(&self, services: &Services) -> Option<mpsc::Receiver<Bytes>> {
         let mut pages = self.pages.lock();
         pages.retain(|page| !page.is_closed());
-        if pages.len() >= PAGES_MAX {
+        if pages.len() >= self.pages_max {
             return None;
         }
         let (sender, receiver) = mpsc::channel(EVENTS_AHEAD);

@@ -105,7 +105,7 @@ pub(crate) fn serve(services: Arc<Services>, sockets: Vec<TcpListener>) -> io::R
     let hall = Arc::new(Hall {
         room: Arc::new(Semaphore::new(connections_max)),
         connections_max,
-        live: Live::new(),
+        live: Live::new(connections_max),
         kept: Mutex::default(),
         acting: AtomicBool::new(false),
         services,
