@@ -101,7 +101,7 @@
 //! shared    shared_pages heap_profile process_bin process_arena arena_table purger
 //! threads   thread_cache tls thread fork background
 //! engine    heap_stats report process profiled heap
-//! faces     global_alloc control process_stats process_profile pprof c_api pprof_at_exit
+//! faces     global_alloc control process_stats process_profile pprof c_api pprof_at_exit process_model
 //! ```
 
 // The order of locks is checked by means of thread-locals in debug builds.
@@ -148,6 +148,9 @@ mod process;
 mod process_arena;
 #[cfg(not(loom))]
 mod process_bin;
+#[cfg(all(any(test, fuzzing), not(loom)))]
+#[doc(hidden)]
+pub mod process_model;
 #[cfg(not(loom))]
 mod process_profile;
 #[cfg(not(loom))]

@@ -109,8 +109,9 @@ impl PageHeap {
         }
         if !self.demote(chunk, false) {
             self.chunks.items_mut()[chunk.0 as usize].density.refused();
-            self.sweep.has_waiting = true;
         }
+        // It may be had in a later sweep.
+        self.sweep.has_waiting = true;
     }
 
     /// Splits the huge pages that the runs lie in. False where the system refuses one.
@@ -146,6 +147,8 @@ impl PageHeap {
             return false;
         }
         record.density.demoted();
+        // It may be worth it again in a later sweep.
+        self.sweep.has_waiting = true;
         self.counts.huge_chunks -= 1;
         self.counts.demotions += 1;
         self.relist(chunk.0);
@@ -278,6 +281,53 @@ mod tests {
         // All of it goes where that is asked for.
         let dirty = heap.counts().dirty;
         assert_eq!(heap.purge(u32::MAX), dirty);
+    }
+
+    #[test]
+    fn what_the_system_cannot_do_at_present_is_tried_again() {
+        let (mut heap, _runs) = dense_heap();
+        let mut now_ms = 0;
+        let mut refused = 0;
+        while refused < 2 * CHUNKS {
+            now_ms += 1000;
+            loop {
+                match heap.next_dense(now_ms) {
+                    Found::Dense(chunk) => {
+                        assert!(heap.promote(chunk));
+                        heap.refuse(chunk);
+                        refused += 1;
+                    }
+                    Found::Later(_) => break,
+                    Found::Nothing => panic!("{refused} were refused"),
+                }
+            }
+        }
+        assert_eq!(heap.counts().huge_chunks, 0);
+        // For the third time they wait for 8 sweeps.
+        let promoted = (0..9).map(|_| sweep(&mut heap, &mut now_ms)).sum::<u32>();
+        assert_eq!(promoted, CHUNKS);
+    }
+
+    #[test]
+    fn what_ends_in_the_middle_of_a_sweep_is_looked_at_again() {
+        let (mut heap, _runs) = dense_heap();
+        let mut now_ms = 0;
+        assert_eq!(
+            sweep(&mut heap, &mut now_ms) + sweep(&mut heap, &mut now_ms),
+            0
+        );
+        now_ms += 1000;
+        for _ in 0..CHUNKS - 1 {
+            let Found::Dense(chunk) = heap.next_dense(now_ms) else {
+                panic!("all chunks are dense");
+            };
+            assert!(heap.promote(chunk));
+        }
+        heap.demote_everything();
+        assert_eq!(sweep(&mut heap, &mut now_ms), 1);
+        let promoted = (0..5).map(|_| sweep(&mut heap, &mut now_ms)).sum::<u32>();
+        assert_eq!(promoted, CHUNKS - 1);
+        assert_eq!(heap.next_dense(now_ms + 1000), Found::Nothing);
     }
 
     #[test]

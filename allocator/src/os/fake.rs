@@ -119,6 +119,12 @@ fn assert_whole_pages(start: NonNull<u8>, bytes: usize) {
     );
 }
 
+/// Runs `act` on the ranges of the thread. Not while the thread ends, when its list is
+/// gone: what a thread gives back then has no huge pages in any test.
+fn with_huge(act: impl FnOnce(&mut Vec<(usize, usize)>)) {
+    let _ = HUGE.try_with(|all| act(&mut all.borrow_mut()));
+}
+
 fn overlaps(huge: &(usize, usize), start: usize, bytes: usize) -> bool {
     huge.0 < start + bytes && start < huge.0 + huge.1
 }
@@ -160,7 +166,7 @@ pub(crate) unsafe fn purge(ranges: &[Range]) -> usize {
     for range in ranges {
         assert_whole_pages(range.start, range.bytes);
         let (start, bytes) = (range.start.as_ptr().addr(), range.bytes);
-        HUGE.with_borrow(|all| {
+        with_huge(|all| {
             let split = !all.iter().any(|huge| overlaps(huge, start, bytes));
             assert!(split, "a part of a huge page at {start:#x}");
         });
@@ -176,7 +182,7 @@ pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
     let first = start.as_ptr().addr();
     // What one thread has reserved another may release.
     RESERVED_BYTES.set(RESERVED_BYTES.get().saturating_sub(bytes));
-    HUGE.with_borrow_mut(|all| all.retain(|huge| !overlaps(huge, first, bytes)));
+    with_huge(|all| all.retain(|huge| !overlaps(huge, first, bytes)));
     // SAFETY: passed on to the caller.
     unsafe { memory::release(start, bytes) }
 }
@@ -185,7 +191,7 @@ pub(crate) unsafe fn move_pages(from: NonNull<u8>, to: NonNull<u8>, bytes: usize
     for start in [from, to] {
         assert_whole_pages(start, bytes);
         let start = start.as_ptr().addr();
-        HUGE.with_borrow(|all| assert!(!all.iter().any(|huge| overlaps(huge, start, bytes))));
+        with_huge(|all| assert!(!all.iter().any(|huge| overlaps(huge, start, bytes))));
     }
     // SAFETY: passed on to the caller.
     !is_refused(|faults| faults.move_pages) && unsafe { memory::move_pages(from, to, bytes) }
@@ -209,7 +215,7 @@ pub(crate) unsafe fn allow_huge(range: Range) -> bool {
     let entry = huge_entry(range);
     let granted = !is_refused(|faults| faults.huge);
     if granted {
-        HUGE.with_borrow_mut(|all| {
+        with_huge(|all| {
             assert!(!all.contains(&entry));
             all.push(entry);
         });
@@ -226,7 +232,7 @@ pub(crate) unsafe fn split_huge(range: Range, _whole: bool) -> bool {
     let entry = huge_entry(range);
     let granted = !is_refused(|faults| faults.huge);
     if granted {
-        HUGE.with_borrow_mut(|all| all.retain(|huge| *huge != entry));
+        with_huge(|all| all.retain(|huge| *huge != entry));
     }
     granted
 }
