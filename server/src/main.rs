@@ -6,7 +6,7 @@
 //!
 //! | row | files |
 //! |---|---|
-//! | words | `clock` `extended` `glob` `lcs` `mappings` `number` `process` |
+//! | words | `clock` `extended` `glob` `heap` `lcs` `mappings` `number` `process` |
 //! | wire | `resp` |
 //! | settings | `config`, then `log` |
 //! | sockets | `net`, then `listeners` |
@@ -22,6 +22,7 @@ mod commands;
 mod config;
 mod extended;
 mod glob;
+mod heap;
 mod http;
 mod lcs;
 mod listeners;
@@ -39,7 +40,7 @@ mod worker;
 
 /// Everything but the keyspace, whose shards have arenas of their own.
 #[global_allocator]
-static ALLOCATOR: slab_allocator::SlabAlloc = slab_allocator::SlabAlloc::new();
+static ALLOCATOR: heap::Malloc = heap::MALLOC;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -72,7 +73,8 @@ fn main() -> ExitCode {
     match words.first().map(String::as_str) {
         Some("-v" | "--version") => {
             println!(
-                "slabkv server v={VERSION} redis={REDIS_VERSION} malloc=slabkv-{VERSION} bits={}",
+                "slabkv server v={VERSION} redis={REDIS_VERSION} malloc={} bits={}",
+                heap::name(),
                 usize::BITS
             );
             return ExitCode::SUCCESS;
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
     if config.is_set(Id::DisableThp) {
         process::disable_huge_pages();
     }
+    heap::start();
     match server::serve(config, log, supervised) {
         Ok(()) => ExitCode::SUCCESS,
         Err(()) => ExitCode::FAILURE,

@@ -9,7 +9,10 @@
 //!
 //! A process has one global allocator, so each is called through its
 //! `GlobalAlloc` value, by one indirect call. That stands for the call of
-//! `__rust_alloc` which an ordinary program makes, and is the same for all.
+//! `__rust_alloc` which an ordinary program makes, and is the same for all. One
+//! row, `linked pair`, calls each directly.
+//!
+//! criterion's report with its plots is in `target/criterion/report/index.html`.
 
 #[global_allocator]
 static GLOBAL: slab_allocator::SlabAlloc = slab_allocator::SlabAlloc::new();
@@ -38,6 +41,7 @@ fn main() {
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter.as_str()));
     time(smoke, &wanted, &mut summary);
     if !listing {
+        linked(smoke, &wanted, &mut summary);
         for scenario in memory::SCENARIOS {
             if wanted(scenario.name) {
                 memory::measure(scenario, smoke, &mut summary);
@@ -47,13 +51,27 @@ fn main() {
     }
 }
 
+/// Runs pairs of direct calls, the allocators in turn: so short a loop that the
+/// fastest of many rounds is the one that nothing disturbed.
+fn linked(smoke: bool, wanted: &dyn Fn(&str) -> bool, summary: &mut Summary) {
+    const ROW: &str = "linked pair, least";
+    const PAIRS: u64 = 200_000;
+    for _ in 0..if smoke { 2 } else { 300 } {
+        for peer in peers::ALL {
+            if wanted(&format!("linked_pair/{}", peer.name)) {
+                let ns = (peer.linked_pair)(PAIRS).as_nanos() as f64;
+                summary.least(ROW, peer.name, ns / PAIRS as f64);
+            }
+        }
+    }
+}
+
 /// Runs every workload with every allocator, the allocators in turn.
 fn time(smoke: bool, wanted: &dyn Fn(&str) -> bool, summary: &mut Summary) {
     let mut criterion = Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(2))
-        .without_plots()
         .configure_from_args();
     for workload in workloads::all(smoke) {
         let mut group = criterion.benchmark_group(workload.name);

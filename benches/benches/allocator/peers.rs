@@ -1,6 +1,8 @@
 //! The allocators that are compared.
 
+use crate::workloads::linked_pair;
 use std::alloc::{GlobalAlloc, System};
+use std::time::Duration;
 
 /// An allocator by its interface alone.
 pub(crate) type Allocator = &'static (dyn GlobalAlloc + Sync);
@@ -9,6 +11,9 @@ pub(crate) type Allocator = &'static (dyn GlobalAlloc + Sync);
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     pub(crate) allocator: Allocator,
+    /// Runs so many pairs of calls that the compiler knows, as those of a program
+    /// that is linked with the allocator are.
+    pub(crate) linked_pair: fn(u64) -> Duration,
 }
 
 /// Ours, then the peers, each with its defaults.
@@ -16,22 +21,27 @@ pub(crate) const ALL: [Peer; 5] = [
     Peer {
         name: OURS,
         allocator: &slab_allocator::SlabAlloc::new(),
+        linked_pair: |pairs| linked_pair(&slab_allocator::SlabAlloc::new(), pairs),
     },
     Peer {
         name: "jemalloc",
         allocator: &tikv_jemallocator::Jemalloc,
+        linked_pair: |pairs| linked_pair(&tikv_jemallocator::Jemalloc, pairs),
     },
     Peer {
         name: "mimalloc",
         allocator: &mimalloc::MiMalloc,
+        linked_pair: |pairs| linked_pair(&mimalloc::MiMalloc, pairs),
     },
     Peer {
         name: "snmalloc",
         allocator: &snmalloc_rs::SnMalloc,
+        linked_pair: |pairs| linked_pair(&snmalloc_rs::SnMalloc, pairs),
     },
     Peer {
         name: "system",
         allocator: &System,
+        linked_pair: |pairs| linked_pair(&System, pairs),
     },
 ];
 

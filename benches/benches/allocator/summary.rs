@@ -14,6 +14,7 @@ struct Sample {
 pub(crate) struct Summary {
     rows: Vec<String>,
     times: HashMap<(String, &'static str), Vec<Sample>>,
+    least_ns: HashMap<(String, &'static str), f64>,
     megabytes: HashMap<(String, &'static str), f64>,
 }
 
@@ -36,6 +37,13 @@ impl Summary {
             });
     }
 
+    /// Adds a round of a workload of which the fastest round counts.
+    pub(crate) fn least(&mut self, row: &str, peer: &'static str, ns: f64) {
+        self.row(row);
+        let kept = self.least_ns.entry((row.to_owned(), peer)).or_insert(ns);
+        *kept = kept.min(ns);
+    }
+
     /// Sets the resident memory at a moment of a scenario.
     pub(crate) fn memory(&mut self, row: &str, peer: &'static str, megabytes: f64) {
         self.row(row);
@@ -49,10 +57,12 @@ impl Summary {
     }
 
     /// Prints a row per workload and moment: ns per operation or MB, and in
-    /// brackets the ratio to ours, so that above 1 means that ours is better.
+    /// brackets the ratio to ours, so that above 1 means that ours is better; then
+    /// the geometric means of these ratios.
     pub(crate) fn print(&self) {
         println!(
-            "\nns per operation (the median sample), MB resident; in brackets: ratio to {OURS}"
+            "\nns per operation (the median sample, or the least where it says so), MB resident; \
+             in brackets: ratio to {OURS}"
         );
         print!("{:<34}", "");
         for peer in peers::ALL {
@@ -71,12 +81,45 @@ impl Summary {
             }
             println!();
         }
+        self.print_mean("geometric mean, time", |key| {
+            !self.megabytes.contains_key(key)
+        });
+        self.print_mean("geometric mean, memory", |key| {
+            self.megabytes.contains_key(key)
+        });
+    }
+
+    /// The geometric mean of each peer's ratios to ours, over the rows whose key of
+    /// ours is wanted.
+    fn print_mean(&self, name: &str, wanted: impl Fn(&(String, &'static str)) -> bool) {
+        let rows = self.rows.iter();
+        let rows: Vec<_> = rows.filter(|row| wanted(&((*row).clone(), OURS))).collect();
+        if rows.is_empty() {
+            return;
+        }
+        print!("{name:<34}");
+        for peer in peers::ALL {
+            let logarithms: Option<f64> = rows
+                .iter()
+                .map(|row| {
+                    let ours = self.figure(row, OURS)?;
+                    // Nothing at all is resident now and then.
+                    let figure = self.figure(row, peer.name)?;
+                    Some((figure.max(0.1) / ours.max(0.1)).ln())
+                })
+                .sum();
+            match logarithms {
+                Some(sum) => print!("{:>17.2} ", (sum / rows.len() as f64).exp()),
+                None => print!("{:>18}", "-"),
+            }
+        }
+        println!();
     }
 
     fn figure(&self, row: &str, peer: &'static str) -> Option<f64> {
         let key = (row.to_owned(), peer);
-        self.megabytes
-            .get(&key)
+        let known = self.megabytes.get(&key).or_else(|| self.least_ns.get(&key));
+        known
             .copied()
             .or_else(|| self.times.get(&key).map(|all| median(all)))
     }

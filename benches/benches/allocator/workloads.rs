@@ -2,7 +2,7 @@
 //! with an allocator and says how long they took.
 
 use crate::peers::Allocator;
-use std::alloc::{Layout, handle_alloc_error};
+use std::alloc::{GlobalAlloc, Layout, handle_alloc_error};
 use std::hint::black_box;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -101,6 +101,25 @@ fn pair(allocator: Allocator, operations: u64) -> Duration {
         let object = black_box(allocate(allocator, black_box(32)));
         // SAFETY: Allocated above.
         unsafe { free(allocator, object, 32) };
+    }
+    start.elapsed()
+}
+
+/// The same, of an allocator and a size that are known when it is compiled.
+#[inline(never)]
+pub(crate) fn linked_pair(allocator: &impl GlobalAlloc, operations: u64) -> Duration {
+    const LAYOUT: Layout = Layout::new::<[u64; 4]>();
+    let start = Instant::now();
+    for _ in 0..operations {
+        // SAFETY: The size is not zero, and the object is freed with its layout.
+        unsafe {
+            let object = allocator.alloc(LAYOUT);
+            if object.is_null() {
+                handle_alloc_error(LAYOUT);
+            }
+            black_box(object).write_volatile(1);
+            allocator.dealloc(object, LAYOUT);
+        }
     }
     start.elapsed()
 }

@@ -1,8 +1,6 @@
 //! MEMORY.
 
 use kvstore::{ClassForecast, PAGE_BYTES};
-use slab_allocator::SlabAlloc;
-use slab_allocator::stats::ClassStats;
 
 use crate::clock::uptime;
 use crate::commands::CommandResult;
@@ -11,6 +9,7 @@ use crate::commands::args::Args;
 use crate::commands::context::Context;
 use crate::commands::error::CommandError;
 use crate::config::directive::Id;
+use crate::heap;
 use crate::observe::memory::{MemoryReport, human};
 use crate::resp::reply::Reply;
 
@@ -196,30 +195,10 @@ pub(crate) fn malloc_stats(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult 
     }
     text.push_str("\nSize classes of the keyspace:\n\n");
     let classes = ctx.locked.size_classes();
-    write_classes(&mut text, &classes);
-    text.push_str("\nSize classes of the process's heap:\n\n");
-    // The list is allocated on the heap that it describes, so its room is there before.
-    let mut classes = Vec::with_capacity(HEAP_CLASSES);
-    SlabAlloc::new().class_stats(|class| classes.push(*class));
-    write_classes(&mut text, &classes);
+    heap::write_classes(&mut text, &classes);
+    text.push_str(&heap::describe());
     ctx.reply.verbatim(b"txt", text.as_bytes());
     Ok(())
-}
-
-/// Room for the size classes of the process's heap.
-const HEAP_CLASSES: usize = 128;
-
-/// Writes size classes as a table.
-fn write_classes(text: &mut String, classes: &[ClassStats]) {
-    text.push_str("    slot  pages/slab     slabs         live         free   in use\n");
-    for class in classes.iter().filter(|class| class.slabs > 0) {
-        let slots = u64::from(class.live) + u64::from(class.free);
-        let percent = u64::from(class.live) * 100 / slots.max(1);
-        text.push_str(&format!(
-            "{:>8}{:>12}{:>10}{:>13}{:>13}{percent:>8}%\n",
-            class.slot_bytes, class.slab_pages, class.slabs, class.live, class.free
-        ));
-    }
 }
 
 /// `MEMORY DOCTOR`, with all shards locked.
@@ -269,9 +248,8 @@ pub(crate) fn doctor(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
                 "Clients take {mean} each on average: some do not read their replies. CLIENT LIST shows which (omem)."
             ));
         }
-        let heap = &report.heap;
-        let heap_free = heap.free_slot_bytes + heap.cached_bytes + heap.dirty_bytes;
-        if heap_free > 10 << 20 && heap_free > heap.live_bytes {
+        let heap_free = report.heap.free_bytes();
+        if heap_free > 10 << 20 && heap_free > report.heap.live_bytes {
             let free = human(heap_free);
             findings.push(format!(
                 "{free} of the process's heap are free, left behind by clients' buffers; MEMORY PURGE gives back what can \
@@ -297,7 +275,7 @@ pub(crate) fn doctor(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
 /// `MEMORY PURGE`
 pub(crate) fn purge(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
     ctx.without_locks(|services| services.keyspace.purge());
-    SlabAlloc::new().purge();
+    heap::purge();
     ctx.reply.ok();
     Ok(())
 }

@@ -8,11 +8,11 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use kvstore::MapCursor;
-use slab_allocator::SlabAlloc;
 
 use super::answer::{Answer, respond, text, whole};
 use super::{Hall, access, heap_map, json, live};
 use crate::clock::{unix_us, uptime};
+use crate::heap;
 use crate::observe::history::{ROWS_MAX, Step, names};
 use crate::observe::metrics::{self, More};
 
@@ -214,7 +214,7 @@ async fn act(hall: &Arc<Hall>, compact: bool) -> Response<Answer> {
             Default::default()
         };
         let purged = keyspace.purge();
-        SlabAlloc::new().purge();
+        heap::purge();
         worker.acting.store(false, Ordering::Release);
         format!(
             "{{\"moved_objects\":{},\"moved_bytes\":{},\"freed_pages\":{},\"purged_bytes\":{purged},\"us\":{}}}",

@@ -11,57 +11,19 @@
 //! is resident; the other mappings' pages are counted in the kernel's page map. What is left over is the residue: pages
 //! that the books hold for resident and nobody has touched yet, and the error of the kernel's own figure, whose counters
 //! lag behind by up to some hundred pages.
+//!
+//! Another [`heap`](crate::heap) than slabkv's lies among the other mappings: what it knows of itself is taken off these,
+//! and what it does not know stays there.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use kvstore::statistics::Statistics;
 use parking_lot::Mutex;
-use slab_allocator::SlabAlloc;
 
+use crate::heap::HeapMemory;
 use crate::mappings::{OutsideMemory, outside_memory};
 use crate::process;
-
-/// Where the memory of the process's heap is: everything but the keyspace's arenas. The parts add up to what it holds.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct HeapMemory {
-    /// Objects: slots in use, and page runs of large ones.
-    pub(crate) live_bytes: u64,
-    /// Free slots and tails of slabs, in resident pages.
-    pub(crate) free_slot_bytes: u64,
-    /// Free slots in threads' caches.
-    pub(crate) cached_bytes: u64,
-    /// Free pages not given back yet.
-    pub(crate) dirty_bytes: u64,
-    /// The allocator's records.
-    pub(crate) metadata_bytes: u64,
-}
-
-impl HeapMemory {
-    /// The heap's books now. Takes time in proportion to threads and size classes.
-    pub(crate) fn now() -> Self {
-        let heap = SlabAlloc::new().stats();
-        let arenas = &heap.arenas;
-        let free_bytes = arenas.free_bytes + arenas.tail_bytes;
-        Self {
-            live_bytes: (arenas.live_bytes + arenas.large_bytes) as u64,
-            free_slot_bytes: free_bytes.saturating_sub(arenas.punched_bytes) as u64,
-            cached_bytes: heap.cached_bytes as u64,
-            dirty_bytes: arenas.dirty_bytes as u64,
-            metadata_bytes: arenas.metadata_bytes as u64,
-        }
-    }
-
-    /// Bytes of the pages that hold an object or are held for the next ones.
-    pub(crate) fn active_bytes(&self) -> u64 {
-        self.live_bytes + self.free_slot_bytes + self.cached_bytes
-    }
-
-    /// All of it. Pages of large objects count from the moment when they are handed out, touched or not.
-    pub(crate) fn resident_bytes(&self) -> u64 {
-        self.active_bytes() + self.dirty_bytes + self.metadata_bytes
-    }
-}
 
 /// Peak and start of memory use.
 #[derive(Debug, Default)]
@@ -110,7 +72,7 @@ impl PartPeaks {
 }
 
 /// Parts of the resident set, the residue among them.
-pub(crate) const PARTS: usize = 19;
+pub(crate) const PARTS: usize = 14 + HeapMemory::PARTS;
 
 /// For how long what was seen outside of the allocator counts: it changes slowly.
 const OUTSIDE_VALID: Duration = Duration::from_secs(1);
@@ -176,7 +138,7 @@ impl MemoryState {
             outside: self
                 .outside
                 .lock()
-                .map(|(_, outside)| outside)
+                .map(|(_, outside)| beside(outside, heap))
                 .unwrap_or_default(),
             ..MemoryReport::default()
         };
@@ -235,7 +197,7 @@ impl MemoryReport {
             peak_bytes: state.peak_bytes.load(Ordering::Relaxed),
             startup_bytes: state.startup_bytes.load(Ordering::Relaxed),
             client_bytes,
-            outside: state.outside(system.file_bytes),
+            outside: beside(state.outside(system.file_bytes), &heap),
             untouched_bytes: untouched_bytes.min(keyspace.memory.free_slot_bytes),
             peaks: Peaks::default(),
         };
@@ -325,33 +287,36 @@ impl MemoryReport {
 
     /// All resident bytes, part by part.
     pub(crate) fn parts(&self) -> [(&'static str, i64); PARTS] {
-        let (memory, heap, outside) = (&self.keyspace.memory, &self.heap, &self.outside);
-        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let (memory, outside) = (&self.keyspace.memory, &self.outside);
         let clients = self.client_object_bytes();
-        [
-            ("keys", bytes(memory.key_bytes)),
-            ("values", bytes(memory.value_bytes)),
-            ("entry headers", bytes(memory.header_bytes)),
-            ("rounding", bytes(memory.rounding_bytes)),
-            ("table", bytes(memory.table_bytes)),
-            (
-                "free slots",
-                bytes(memory.free_slot_bytes - self.untouched_bytes),
-            ),
-            ("dirty pages", bytes(memory.dirty_bytes)),
-            ("metadata", bytes(memory.metadata_bytes)),
-            ("clients", bytes(clients)),
-            ("heap objects", bytes(heap.live_bytes - clients)),
-            ("heap free slots", bytes(heap.free_slot_bytes)),
-            ("heap cached slots", bytes(heap.cached_bytes)),
-            ("heap dirty pages", bytes(heap.dirty_bytes)),
-            ("heap metadata", bytes(heap.metadata_bytes)),
-            ("code", bytes(outside.code_bytes)),
-            ("static data", bytes(outside.static_bytes)),
-            ("stack", bytes(outside.stack_bytes)),
-            ("other mappings", bytes(outside.other_bytes)),
-            ("residue", self.residue_bytes()),
-        ]
+        let heap = HeapMemory {
+            live_bytes: self.heap.live_bytes - clients,
+            ..self.heap
+        };
+        let keyspace = [
+            ("keys", memory.key_bytes),
+            ("values", memory.value_bytes),
+            ("entry headers", memory.header_bytes),
+            ("rounding", memory.rounding_bytes),
+            ("table", memory.table_bytes),
+            ("free slots", memory.free_slot_bytes - self.untouched_bytes),
+            ("dirty pages", memory.dirty_bytes),
+            ("metadata", memory.metadata_bytes),
+            ("clients", clients),
+        ];
+        let outside = [
+            ("code", outside.code_bytes),
+            ("static data", outside.static_bytes),
+            ("stack", outside.stack_bytes),
+            ("other mappings", outside.other_bytes),
+        ];
+        let measured = keyspace.into_iter().chain(heap.parts()).chain(outside);
+        // The last one is what no other has.
+        let mut parts = [("residue", self.residue_bytes()); PARTS];
+        for (part, (name, bytes)) in parts.iter_mut().zip(measured) {
+            *part = (name, i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        parts
     }
 
     /// All of it as JSON: an object of whole numbers in bytes, and of objects of such.
@@ -387,6 +352,14 @@ impl MemoryReport {
         text.push('}');
         text
     }
+}
+
+/// What is outside of the keyspace and of the process's heap: a heap of another malloc than slabkv's is mapped outside.
+fn beside(mut outside: OutsideMemory, heap: &HeapMemory) -> OutsideMemory {
+    if !HeapMemory::IS_RESERVED {
+        outside.other_bytes = outside.other_bytes.saturating_sub(heap.resident_bytes());
+    }
+    outside
 }
 
 fn percent(part: u64, of: u64) -> f64 {

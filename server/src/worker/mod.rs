@@ -20,12 +20,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use slab_allocator::SlabAlloc;
-
 use crate::clients::Message;
 use crate::clock::{Ticks, unix_ms, uptime};
 use crate::commands::config::end_pause;
 use crate::commands::context::Services;
+use crate::heap;
 use crate::listeners::Listeners;
 use crate::log::Level;
 use crate::net::poll::{Events, Poller, Waker};
@@ -186,7 +185,7 @@ impl Worker {
             self.scratch.shrink();
             if !busy {
                 // What the last burst needed is of no use to anybody now.
-                SlabAlloc::new().rest();
+                heap::rest();
             }
         }
         if self.shrink_due.is_none() && (busy || self.scratch.is_grown()) {

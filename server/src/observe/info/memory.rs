@@ -1,7 +1,8 @@
 //! Where the memory is.
 
 use crate::config::directive::Id;
-use crate::observe::info::{Fields, Sources, VERSION, line, ratio, zero};
+use crate::heap;
+use crate::observe::info::{Fields, Sources, line, ratio, zero};
 use crate::observe::memory::{MemoryReport, human};
 use crate::process;
 
@@ -108,7 +109,7 @@ pub(super) const MEMORY: &Fields = &[
     ("mem_clients_normal", |s| s.memory.client_bytes.to_string()),
     ("mem_cluster_links", zero),
     ("mem_aof_buffer", zero),
-    ("mem_allocator", |_| format!("slabkv-{VERSION}")),
+    ("mem_allocator", |_| heap::name()),
     ("mem_overhead_db_hashtable_rehashing", zero),
     ("active_defrag_running", |s| {
         // The percentage of one core, as in Redis; at least 1 while anything is moved.
