@@ -8,12 +8,11 @@
 //! whose lock is open costs up to a third more where two threads run at the same time,
 //! measured.)
 
-use crate::fatal::misuse;
 use crate::metadata::Area;
 use crate::process_arena::ProcessArena;
 use crate::process_bin::Slabs;
 use crate::remote_free::Outbox;
-use crate::shared_pages::{SharedPages, WRONG_SIZE, prefetch_to_write, remote_word_id};
+use crate::shared_pages::{SharedPages, prefetch_to_write, remote_word_id};
 use crate::size_class::GENERAL;
 use crate::sync::Guard;
 use crate::sync::atomic::AtomicU32;
@@ -144,8 +143,7 @@ impl ArenaTable {
             // What was freed together often lies together.
             let page = object.addr() / PAGE_BYTES;
             if page != last.0 {
-                // SAFETY: The slot is not free yet.
-                let slab = unsafe { slab_of(pages, class, object) };
+                let slab = pages.slab_of_freed(object, class);
                 // The record may lie on two cache lines, and the first remote word,
                 // which names the owner, on the second.
                 prefetch_to_write(records.address(slab));
@@ -209,41 +207,15 @@ impl ArenaTable {
     }
 }
 
-/// The slab of an object that is being freed. Stops the process where the object
-/// is not of the class.
-///
-/// # Safety
-///
-/// The object is live, or was never handed out by this heap.
-#[inline]
-unsafe fn slab_of(pages: &SharedPages, class: usize, object: *mut u8) -> SlabId {
-    if pages.contains(object) {
-        // SAFETY: The address lies in the region, and a live object keeps its slab
-        // alive.
-        unsafe {
-            let entry = pages.class_entry(object);
-            if usize::from(entry) == class + 1 {
-                return pages.slab_of(object);
-            }
-            if entry != 0 {
-                misuse(WRONG_SIZE, object.addr(), GENERAL.class(class).size);
-            }
-        }
-    }
-    misuse(
-        "free of a pointer that was not allocated",
-        object.addr(),
-        GENERAL.class(class).size,
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::large;
+    use crate::hardened::SLOTS_ARE_ZERO;
+    use crate::large::{self, LargeCounts};
     use crate::os::fake::{Faults, inject, with_page_bytes};
     use crate::page_heap::PageHeapOptions;
     use crate::process_arena::{CLASSES, ClassFigures};
+    use crate::shared_pages::Pages;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -344,6 +316,12 @@ mod tests {
             let lock = |number| &self.arenas.arena(number).bins[class].slabs;
             if let Some(number) = blocked {
                 lock(number).acquire_for_fork();
+            }
+            if SLOTS_ARE_ZERO {
+                for end in slots.iter().flat_map(|slot| self.ends(slot.addr(), class)) {
+                    // SAFETY: The objects are the test's as yet.
+                    unsafe { end.write(0) };
+                }
             }
             // SAFETY: The objects were live and are the test's no longer.
             unsafe { self.arenas.release(&self.pages, arena, class, slots) };
@@ -552,6 +530,14 @@ mod tests {
         subject.settle();
         subject.check();
         subject.pages.with(|pages| {
+            let Pages {
+                source,
+                large,
+                fences,
+                ..
+            } = pages;
+            fences.release_all(&mut source.pages, large);
+            prop_assert_eq!(*large, LargeCounts::default());
             prop_assert_eq!(pages.source.pages.counts().used, 0);
             pages.source.pages.purge(u32::MAX);
             pages.source.records.purge();

@@ -117,6 +117,14 @@ impl Bin {
         Some(self.word_start + bit as usize * self.slot_bytes as usize)
     }
 
+    /// Hands out the slot at hand that this bit of the word at hand stands for.
+    #[cfg(feature = "hardened")]
+    pub(crate) fn take_bit(&mut self, bit: u32) -> usize {
+        debug_assert!(self.word >> bit & 1 != 0);
+        self.word &= !(1 << bit);
+        self.word_start + bit as usize * self.slot_bytes as usize
+    }
+
     /// Slots at hand.
     #[inline]
     pub(crate) fn at_hand(&self) -> u32 {

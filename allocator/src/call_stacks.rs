@@ -51,6 +51,7 @@ impl Weighted {
 
 #[cfg(test)]
 impl Weighted {
+    #[cfg_attr(feature = "hardened", allow(dead_code))]
     pub(crate) fn objects(&self) -> u64 {
         self.objects
     }

@@ -3,6 +3,13 @@
 //! A corrupted heap must not go on, and must not allocate on its way out: the
 //! message is put together on the stack and written with one `write`.
 
+/// What the program has done, in the words of the messages.
+pub(crate) const DOUBLE_FREE: &str = "double free";
+pub(crate) const INTERIOR: &str = "free of a pointer into the middle of an object";
+pub(crate) const NOT_ALLOCATED: &str = "free of a pointer that was not allocated";
+pub(crate) const WRONG_SIZE: &str =
+    "free of a pointer with another size than it was allocated with";
+
 /// Writes `slabkv: <what> (0x<value>)` to standard error and aborts.
 ///
 /// `value` is the address or number that the message is about.

@@ -25,7 +25,8 @@ use core::alloc::{GlobalAlloc, Layout};
 /// Running out of memory gives null. A double free, and a free with a wrong size
 /// or of a pointer that the heap does not know, stop the process where they are
 /// noticed, which is not always; otherwise they are undefined behaviour, as with
-/// any allocator.
+/// any allocator. The Cargo feature `hardened` has them noticed, and overruns and
+/// writes after free too: `docs/hardened.md` says what it costs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SlabAlloc;
 

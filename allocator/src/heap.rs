@@ -8,13 +8,14 @@
 //! Nothing here panics, formats, uses a thread-local with a destructor or calls
 //! back into the global allocator. A failed allocation returns null.
 
-use crate::fatal::{fatal, misuse};
+use crate::custody;
+use crate::fatal::{WRONG_SIZE, fatal, misuse};
+use crate::hardened::{SEAL_BYTES, SLOTS_ARE_ZERO};
 use crate::heap_profile::PROFILE;
 use crate::page_map::{LARGE_HEAD, SAMPLED_HEAD};
 use crate::process::Process;
 use crate::process_arena::CLASSES;
 use crate::profiled;
-use crate::shared_pages::WRONG_SIZE;
 use crate::size_class::GENERAL;
 use crate::thread::{self, Thread};
 use crate::units::{PAGE_BYTES, pages_for};
@@ -22,6 +23,9 @@ use core::ptr;
 
 /// The largest size in bytes that comes from slabs.
 pub(crate) const SMALL_MAX: usize = GENERAL.small_max();
+
+/// The largest size in bytes that may be asked for and comes from slabs.
+pub(crate) const SMALL_REQUEST_MAX: usize = SMALL_MAX - SEAL_BYTES;
 
 /// The size to ask for so that the object is aligned: slots of a class are aligned
 /// to every power of two that divides its size, and a multiple of the alignment is
@@ -35,32 +39,34 @@ const fn aligned_size(size: usize, align: usize) -> usize {
 /// `errno` at `ENOMEM`, where memory is short. `size` plus `align` must not overflow.
 #[inline(always)]
 pub(crate) fn allocate(size: usize, align: usize) -> *mut u8 {
-    let rounded = aligned_size(size, align);
+    let rounded = aligned_size(size + SEAL_BYTES, align);
     if rounded > SMALL_MAX {
         return allocate_large(size, align);
     }
-    allocate_small(GENERAL.class_of(rounded))
+    allocate_small(GENERAL.class_of(rounded), size)
 }
 
-/// Allocates a slot of the class, which exists.
+/// Allocates `size` bytes in a slot of the class, which exists and has room for them and
+/// a seal.
 #[inline(always)]
-pub(crate) fn allocate_small(class: usize) -> *mut u8 {
+pub(crate) fn allocate_small(class: usize, size: usize) -> *mut u8 {
     debug_assert!(class < CLASSES);
     // SAFETY: The class exists, and the cache is the calling thread's.
-    match unsafe { thread::current().cache.pop(class) } {
+    let slot = match unsafe { thread::current().cache.pop(class) } {
         Some(slot) => slot.as_ptr(),
         None => allocate_slow(class),
-    }
+    };
+    custody::hand_out(slot, class, size)
 }
 
 /// The same, with the first `size` bytes zero.
 #[inline]
 pub(crate) fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
-    if aligned_size(size, align) > SMALL_MAX {
+    if aligned_size(size + SEAL_BYTES, align) > SMALL_MAX {
         return allocate_large_zeroed(size, align);
     }
     let object = allocate(size, align);
-    if !object.is_null() {
+    if !SLOTS_ARE_ZERO && !object.is_null() {
         // SAFETY: The object is new and has this size.
         unsafe { object.write_bytes(0, size) };
     }
@@ -75,20 +81,22 @@ pub(crate) fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
 /// not used any more.
 #[inline(always)]
 pub(crate) unsafe fn free(object: *mut u8, size: usize, align: usize) {
-    let rounded = aligned_size(size, align);
+    let rounded = aligned_size(size + SEAL_BYTES, align);
     if rounded > SMALL_MAX {
         // SAFETY: Passed on to the caller.
         return unsafe { free_large_sized(object, size) };
     }
     // SAFETY: Passed on to the caller.
-    unsafe { free_small(object, GENERAL.class_of(rounded)) };
+    unsafe { free_small(object, GENERAL.class_of(rounded), Some(size)) };
 }
 
+/// Frees an object of the class, and of this size, if the caller knows it.
+///
 /// # Safety
 ///
 /// As for [`free`], and the object is of the class.
 #[inline(always)]
-pub(crate) unsafe fn free_small(object: *mut u8, class: usize) {
+pub(crate) unsafe fn free_small(object: *mut u8, class: usize, size: Option<usize>) {
     // SAFETY: The object was allocated, so the heap exists.
     if cfg!(debug_assertions) && !unsafe { is_of_class(object, class) || is_sampled(object) } {
         misuse(WRONG_SIZE, object.addr(), GENERAL.class(class).size);
@@ -96,9 +104,11 @@ pub(crate) unsafe fn free_small(object: *mut u8, class: usize) {
     // SAFETY: The class exists, the cache is the calling thread's, and the caller
     // gives the object away.
     unsafe {
-        if !thread::current().cache.push(class, object) {
-            free_slow(object, class);
-        }
+        custody::take_back(object, class, size, |slot, class| {
+            if !thread::current().cache.push(class, slot) {
+                free_slow(slot, class);
+            }
+        });
     }
 }
 
@@ -119,7 +129,7 @@ pub(crate) unsafe fn free_unsized(object: *mut u8) {
     let entry = unsafe { process.pages.class_entry(object) };
     if usize::from(entry.wrapping_sub(1)) < CLASSES {
         // SAFETY: The page map names the object's class.
-        unsafe { free_small(object, usize::from(entry) - 1) };
+        unsafe { free_small(object, usize::from(entry) - 1, None) };
     } else {
         // SAFETY: Passed on to the caller.
         unsafe { free_large(object) };
@@ -151,10 +161,10 @@ pub(crate) unsafe fn usable_size(object: *const u8) -> usize {
             not_allocated(object);
         }
         match process.pages.class_entry(object) {
-            LARGE_HEAD => process.pages.large_bytes(object),
+            LARGE_HEAD => custody::large_usable_size(process, object),
             SAMPLED_HEAD => PROFILE.bytes(&process.pages, object),
             entry if usize::from(entry.wrapping_sub(1)) < CLASSES => {
-                GENERAL.class(usize::from(entry) - 1).size as usize
+                custody::usable_size(object, usize::from(entry) - 1)
             }
             _ => not_allocated(object),
         }
@@ -170,13 +180,14 @@ pub(crate) unsafe fn usable_size(object: *const u8) -> usize {
 /// `align` must not overflow.
 #[inline]
 pub(crate) unsafe fn reallocate(object: *mut u8, old: usize, align: usize, new: usize) -> *mut u8 {
-    let rounded_old = aligned_size(old, align);
-    let rounded_new = aligned_size(new, align);
+    let rounded_old = aligned_size(old + SEAL_BYTES, align);
+    let rounded_new = aligned_size(new + SEAL_BYTES, align);
     if rounded_old <= SMALL_MAX
         && rounded_new <= SMALL_MAX
         && GENERAL.class_of(rounded_old) == GENERAL.class_of(rounded_new)
     {
-        return object;
+        // SAFETY: Passed on to the caller.
+        return unsafe { custody::resize(object, GENERAL.class_of(rounded_old), old, new) };
     }
     // SAFETY: Passed on to the caller.
     unsafe { reallocate_slow(object, old, align, new) }
@@ -185,16 +196,18 @@ pub(crate) unsafe fn reallocate(object: *mut u8, old: usize, align: usize, new: 
 #[cold]
 #[inline(never)]
 unsafe fn reallocate_slow(object: *mut u8, old: usize, align: usize, new: usize) -> *mut u8 {
-    let both_large = aligned_size(old, align) > SMALL_MAX && aligned_size(new, align) > SMALL_MAX;
-    if both_large && align <= PAGE_BYTES {
+    let is_large = |size| aligned_size(size + SEAL_BYTES, align) > SMALL_MAX;
+    if is_large(old) && is_large(new) && align <= PAGE_BYTES {
         // SAFETY: An object exists, and so does the heap.
         let process = unsafe { Process::get_unchecked() };
+        custody::unseal_large(object, old);
         // SAFETY: Passed on to the caller.
-        let resized = unsafe { profiled::resize_large(process, object, new) };
+        let resized = unsafe { profiled::resize_large(process, object, new + SEAL_BYTES) };
         if !resized.is_null() {
             process.notify_if_dirty();
-            return resized;
+            return custody::hand_out_large(resized, new);
         }
+        custody::hand_out_large(object, old);
     }
     let target = allocate(new, align);
     if !target.is_null() {
@@ -330,10 +343,11 @@ fn large(size: usize, align: usize) -> (*mut u8, bool) {
     let Some(process) = Process::get_or_make() else {
         return (out_of_memory(), false);
     };
-    let mut found = process.pages.allocate_large(size, align);
+    let bytes = size + SEAL_BYTES;
+    let mut found = process.pages.allocate_large(bytes, align);
     if found.0.is_null() {
         process.reclaim();
-        found = process.pages.allocate_large(size, align);
+        found = process.pages.allocate_large(bytes, align);
     }
     if found.0.is_null() {
         out_of_memory();
@@ -343,7 +357,7 @@ fn large(size: usize, align: usize) -> (*mut u8, bool) {
         profiled::consider_large(process, thread, found.0);
     }
     process.start_if_due();
-    found
+    (custody::hand_out_large(found.0, size), found.1)
 }
 
 /// # Safety
@@ -353,6 +367,7 @@ fn large(size: usize, align: usize) -> (*mut u8, bool) {
 #[inline(never)]
 unsafe fn free_large(object: *mut u8) {
     let process = heap_of(object);
+    custody::verify_large(object, None);
     // SAFETY: Passed on to the caller.
     if PROFILE.state() == 0 || !unsafe { PROFILE.free(&process.pages, object, None) } {
         process.pages.free_large(object);
@@ -369,6 +384,8 @@ unsafe fn free_large(object: *mut u8) {
 #[inline(never)]
 pub(crate) unsafe fn free_large_sized(object: *mut u8, size: usize) {
     let process = heap_of(object);
+    custody::verify_large(object, Some(size));
+    let size = size + SEAL_BYTES;
     let bytes = pages_for(size.max(1)) * PAGE_BYTES;
     // SAFETY: Passed on to the caller.
     if PROFILE.state() == 0 || !unsafe { PROFILE.free(&process.pages, object, Some(bytes)) } {

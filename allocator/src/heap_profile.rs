@@ -16,10 +16,10 @@
 //! thousands.
 
 use crate::call_stacks::{CallStacks, Sampled, StackId, Weighted};
-use crate::fatal::fatal;
+use crate::fatal::{WRONG_SIZE, fatal};
 use crate::sample_table::{Sample, SampleTable};
 use crate::sampling::{Interval, Random, SPLITMIX_STEP, splitmix};
-use crate::shared_pages::{SharedPages, WRONG_SIZE};
+use crate::shared_pages::SharedPages;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::{Errno, Lock, Rank};
@@ -88,8 +88,12 @@ impl HeapProfile {
     }
 
     /// Samples from now on, with other intervals if it is on already. False where
-    /// memory is short.
+    /// memory is short, and in the hardened mode.
     pub(crate) fn start(&self, sample_bytes: usize, seed: u64) -> bool {
+        // The hardened mode has its own use for what is behind an object.
+        if cfg!(feature = "hardened") {
+            return false;
+        }
         let errno = Errno::save();
         unwind::prepare();
         let mut tables = self.tables.lock();
@@ -300,7 +304,7 @@ impl Tables {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "hardened")))]
 mod tests {
     use super::*;
     use crate::large;

@@ -182,7 +182,7 @@ impl Sources<'_> {
             cached.threads += 1;
             cached.record_bytes += thread.cache.resident_bytes();
             for (class, slots) in cached.slots.iter_mut().enumerate() {
-                *slots += thread.cache.len(class);
+                *slots += thread.cached(class);
             }
         }
         cached
@@ -229,7 +229,7 @@ impl Sources<'_> {
                 ..ThreadCacheStats::default()
             };
             for class in 0..CLASSES {
-                let slots = thread.cache.len(class);
+                let slots = thread.cached(class);
                 stats.slots += slots;
                 stats.bytes += slots * GENERAL.class(class).size as usize;
             }

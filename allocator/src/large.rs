@@ -12,10 +12,13 @@ use crate::units::{PAGE_BYTES, PageIndex, PageRun, pages_for};
 pub(crate) struct LargeCounts {
     pub(crate) objects: u32,
     pub(crate) pages: u32,
+    /// Pages that the hardened mode guards around them, or instead of them after they
+    /// were freed.
+    pub(crate) fences: u32,
 }
 
 /// Pages of an object of `size` bytes; `None` beyond what any region holds.
-fn pages_of(size: usize) -> Option<u32> {
+pub(crate) fn pages_of(size: usize) -> Option<u32> {
     u32::try_from(pages_for(size))
         .ok()
         .filter(|pages| *pages < 1 << 30)
@@ -79,6 +82,9 @@ pub(crate) fn resize_in_place(
     true
 }
 
+/// The shortest run that is worth moving. Tests have no room for long ones.
+pub(crate) const MOVED_PAGES_MIN: u32 = if cfg!(any(test, fuzzing)) { 64 } else { 2048 };
+
 /// Gives a run the length for `size` bytes, at least as many as it has, in
 /// another place, by moving its memory instead of copying. `None`, with
 /// nothing changed, where that does not pay or cannot be done.
@@ -91,8 +97,6 @@ pub(crate) fn move_to_grow(
     run: PageRun,
     size: usize,
 ) -> Option<PageRun> {
-    /// Tests have no room for long runs.
-    const MOVED_PAGES_MIN: u32 = if cfg!(any(test, fuzzing)) { 64 } else { 2048 };
     if run.pages < MOVED_PAGES_MIN || pages_of(size)? < run.pages {
         return None;
     }
@@ -108,7 +112,10 @@ pub(crate) fn move_to_grow(
 
 /// Panics unless the map's entries of large runs agree with the counts.
 pub(crate) fn check(heap: &PageHeap, counts: &LargeCounts) {
-    let mut found = LargeCounts::default();
+    let mut found = LargeCounts {
+        fences: counts.fences,
+        ..LargeCounts::default()
+    };
     let end = heap.frontier().first_page();
     let mut page = PageIndex(0);
     while page < end {

@@ -96,11 +96,11 @@
 //! words     fatal sync units size_class options settings
 //! system    os unwind sampling cgroup
 //! pages     metadata bit_sets buddy decay refault density page_map chunk page_heap page_purge promotion record_pool call_stacks sample_table
-//! objects   slab bin hand punch large evacuation merging remote_free
+//! objects   slab bin hardened hand punch large fences evacuation merging remote_free
 //! arenas    stats local_arena upkeep relocation heap_map introspect handle_arena arena model
 //! shared    shared_pages heap_profile process_bin process_arena arena_table purger
 //! threads   thread_cache tls thread fork background
-//! engine    heap_stats report process profiled heap
+//! engine    heap_stats report process profiled custody heap
 //! faces     global_alloc control process_stats process_profile pprof c_api pprof_at_exit process_model
 //! ```
 
@@ -126,6 +126,10 @@ mod call_stacks;
 mod cgroup;
 #[cfg(not(loom))]
 mod control;
+#[cfg(not(loom))]
+mod custody;
+#[cfg(not(loom))]
+mod fences;
 #[cfg(not(loom))]
 mod fork;
 #[cfg(not(loom))]
@@ -193,6 +197,8 @@ mod decay;
 mod density;
 mod evacuation;
 mod hand;
+#[cfg_attr(loom, allow(dead_code))]
+mod hardened;
 mod heap_map;
 mod introspect;
 mod large;

@@ -25,7 +25,9 @@
 //! ```
 
 use crate::bin::{Bin, LISTS, OCCUPANCY_LISTS, Refill};
-use crate::fatal::{fatal, misuse};
+use crate::fatal::{DOUBLE_FREE, fatal, misuse};
+#[cfg(any(debug_assertions, feature = "hardened"))]
+use crate::fatal::{INTERIOR, NOT_ALLOCATED, WRONG_SIZE};
 use crate::hand::{HAND_MAX, Hand};
 use crate::large::{self, LargeCounts};
 use crate::metadata::Table;
@@ -422,6 +424,8 @@ impl LocalArena {
     /// The object is live, of this arena and of this class.
     #[inline(always)]
     unsafe fn free_small(&mut self, object: NonNull<u8>, class: usize) {
+        #[cfg(any(debug_assertions, feature = "hardened"))]
+        self.verify_live(object, class);
         let reference = self.reference_of(object);
         let entry = self.slab_entry_of(reference);
         let class = if entry & GUESTS == 0 {
@@ -429,8 +433,6 @@ impl LocalArena {
         } else {
             self.guest_leaves(reference, class)
         };
-        #[cfg(debug_assertions)]
-        self.assert_live(object, class);
         // An object of the class was allocated, so the hand knows the size.
         self.live_bytes -= self.hand(class).slot_bytes();
         if entry & SPARSE != 0 || !self.hand(class).push(reference) {
@@ -460,29 +462,44 @@ impl LocalArena {
         }
     }
 
-    /// Panics unless the object is live, of this class, and not freed yet.
-    #[cfg(debug_assertions)]
-    fn assert_live(&mut self, object: NonNull<u8>, class: usize) {
-        let shape = self.table.class(class);
+    /// Stops the process unless an object of the class lives there that is not freed yet.
+    #[cfg(any(debug_assertions, feature = "hardened"))]
+    fn verify_live(&mut self, object: NonNull<u8>, class: usize) {
+        let offset = self.offset_of(object);
+        let found = match offset < self.source.pages.region_bytes() {
+            true => self
+                .source
+                .pages
+                .map()
+                .class_entry(PageIndex::of_offset(offset)),
+            false => 0,
+        };
+        let address = object.addr().get();
+        if !(1..=self.table.count()).contains(&usize::from(found)) {
+            misuse(NOT_ALLOCATED, address, self.table.class(class).size);
+        }
+        let found = usize::from(found) - 1;
+        let shape = self.table.class(found);
         let reference = self.reference_of(object);
-        let page = PageIndex::of_offset((reference as usize) << 3);
-        assert_eq!(
-            self.source.pages.map().class_entry(page) as usize,
-            class + 1,
-            "freed with a wrong size, or not an object"
-        );
+        let is_guest = found > class && self.slab_entry_of(reference) & GUESTS != 0;
+        if found != class && !is_guest {
+            misuse(WRONG_SIZE, address, shape.size);
+        }
+        let id = self.slab_of(reference);
         // SAFETY: the map says that a live slab owns the page.
-        let slab = unsafe { self.records.slab(self.slab_of(reference)) };
-        let in_slab = (((reference as usize) << 3) - slab.byte_offset()) as u32;
+        let slab = unsafe { self.records.slab(id) };
+        let in_slab = (offset - slab.byte_offset()) as u32;
         let slot = shape.slot_of(in_slab);
-        assert_eq!(slot * shape.size, in_slab, "not the start of an object");
-        let pending = self.pending.references();
-        assert!(
-            !slab.is_free(slot)
-                && !pending.contains(&reference)
-                && !self.hand(class).slots().contains(&reference),
-            "freed twice"
-        );
+        if slot * shape.size != in_slab || slot >= u32::from(shape.slots) {
+            misuse(INTERIOR, address, shape.size);
+        }
+        let free = slab.is_free(slot)
+            || self.bin(found).has_at_hand(id, slot >> 6, 1 << (slot & 63))
+            || self.pending.references().contains(&reference)
+            || self.hand(found).slots().contains(&reference);
+        if free {
+            misuse(DOUBLE_FREE, address, shape.size);
+        }
     }
 
     /// Marks the slots of all pending objects as free.
@@ -530,7 +547,7 @@ impl LocalArena {
         let bin = self.bin(class);
         if slab.is_free(slot) || bin.has_at_hand(id, slot >> 6, 1 << (slot & 63)) {
             misuse(
-                "double free",
+                DOUBLE_FREE,
                 self.object_at(reference).addr().get(),
                 shape.size,
             );

@@ -118,6 +118,40 @@ impl Area {
     }
 }
 
+#[cfg(feature = "hardened")]
+impl Area {
+    /// Makes committed pages, whose contents nobody needs, inaccessible until
+    /// [`Area::lift_guard`]. Where the system refuses, they stay as they are.
+    pub(crate) fn guard(&mut self, run: PageRun) {
+        assert!(run.end().byte_offset() <= self.committed);
+        if let Some((start, bytes)) = self.whole_pages(run) {
+            // SAFETY: the pages are committed, as asserted, and in nobody's use, as the
+            // caller says.
+            unsafe { os::guard(start, bytes) };
+        }
+    }
+
+    /// The part of a run that consists of pages of the system's, which may be larger than
+    /// ours; `None` where there is none.
+    fn whole_pages(&self, run: PageRun) -> Option<(NonNull<u8>, usize)> {
+        let unit = os::page_bytes();
+        let first = run.start.byte_offset().next_multiple_of(unit);
+        let end = run.end().byte_offset() / unit * unit;
+        // SAFETY: the run lies in the reservation, which starts with a page.
+        (first < end).then(|| (unsafe { self.start.add(first) }, end - first))
+    }
+
+    /// Undoes so many calls of [`Area::guard`], which make up the run; its pages read as
+    /// zero.
+    pub(crate) fn lift_guard(&mut self, run: PageRun, guards: usize) {
+        assert!(run.end().byte_offset() <= self.committed);
+        if let Some((start, bytes)) = self.whole_pages(run) {
+            // SAFETY: as above.
+            unsafe { os::lift_guard(start, bytes, guards) };
+        }
+    }
+}
+
 impl Area {
     /// Moves the memory of committed pages to others, which lose theirs. The
     /// pages of `from` read as zero afterwards. False, with nothing changed,

@@ -6,6 +6,7 @@
 //! | | class + 1 | a page of a slab of that class |
 //! | | [`LARGE_HEAD`], [`LARGE_BODY`] | the first page, any further page of a large run |
 //! | | [`SAMPLED_HEAD`] | the first page of a large run whose object a heap profile has sampled |
+//! | | 250 to 252 | pages that the hardened mode guards |
 //! | slabs | slab number, perhaps with [`SPARSE`] and [`GUESTS`] | on pages of slabs |
 //! | | pages of the run | on the first page of a large run |
 //!
@@ -23,6 +24,15 @@ pub(crate) const SAMPLED_HEAD: u8 = 253;
 pub(crate) const LARGE_HEAD: u8 = 254;
 /// Entry of the further pages of a large run.
 pub(crate) const LARGE_BODY: u8 = 255;
+
+/// Entries of guard pages around a large run, and of one that was freed and is held back,
+/// all of the hardened mode.
+#[cfg(feature = "hardened")]
+pub(crate) const FENCE_IN_FRONT: u8 = 250;
+#[cfg(feature = "hardened")]
+pub(crate) const FENCE_BEHIND: u8 = 251;
+#[cfg(feature = "hardened")]
+pub(crate) const LARGE_FREED: u8 = 252;
 
 /// Flag in a slab entry: the slab is at most half used, so a slot that is freed
 /// should not be handed out again at once.
@@ -117,6 +127,12 @@ impl PageMap {
         self.fill_classes(run.start, run.start.plus(1), LARGE_HEAD);
         self.fill_classes(run.start.plus(1), run.end(), LARGE_BODY);
         self.set_length(run);
+    }
+
+    /// Enters pages of one kind.
+    #[cfg(feature = "hardened")]
+    pub(crate) fn enter(&mut self, run: PageRun, entry: u8) {
+        self.fill_classes(run.start, run.end(), entry);
     }
 
     /// Lengthens or shortens the entry of a large run that starts at the same

@@ -9,6 +9,7 @@ use crate::arena_table::ArenaTable;
 use crate::background::{Background, Work};
 use crate::fatal::complain;
 use crate::fork::{self, Handlers};
+use crate::hardened::{self, Dice};
 use crate::heap_profile::PROFILE;
 use crate::heap_stats::Sources;
 use crate::os;
@@ -158,6 +159,7 @@ impl Process {
         {
             let _making = PLACE.making.lock();
             if !PLACE.made.load(Relaxed) {
+                hardened::initialise();
                 let settings = settings_of_environment();
                 let process = Self::new(&settings)?;
                 PURGE_DELAY_MS.store(settings.purge_delay_ms, Relaxed);
@@ -237,8 +239,8 @@ impl Process {
             filled = arena.fill(&self.pages, class, room);
         }
         // The stack gives out what lies last, and slots are best used in the order
-        // of their addresses.
-        room[..filled.count].reverse();
+        // of their addresses, unless that is to be random.
+        Dice::throw().arrange(&mut room[..filled.count]);
         thread.cache.filled(class, filled.count);
         thread.cache.set_sparse(class, filled.sparse);
         self.start_if_due();
@@ -309,9 +311,23 @@ impl Process {
 
     /// Returns everything in the calling thread's cache to the slabs.
     pub(crate) fn flush_all(&self, thread: &'static Thread) {
+        self.end_quarantine(thread);
         for class in 0..CLASSES {
             self.flush_class(thread, class);
         }
+    }
+
+    /// Returns what the hardened mode holds back to the slabs.
+    #[inline]
+    fn end_quarantine(&self, thread: &'static Thread) {
+        thread.quarantine.drain(|address, class| {
+            let slots = [self.pages.pointer(address)];
+            // SAFETY: The quarantine holds free slots of the class, and forgets them.
+            unsafe {
+                self.arenas
+                    .release(&self.pages, thread.arena(), class, &slots)
+            };
+        });
     }
 
     /// What a fill or a flush may call for besides: the purge thread, and the
@@ -324,6 +340,7 @@ impl Process {
         if thread.epoch.get() != epoch {
             if epoch.wrapping_sub(thread.epoch.get()) >= AWAY_PERIODS {
                 thread.cache.forget_use();
+                self.end_quarantine(thread);
             }
             thread.epoch.set(epoch);
             self.tick_cache(thread);
@@ -397,6 +414,11 @@ impl Process {
     /// when memory has run out.
     #[cold]
     pub(crate) fn reclaim(&self) {
+        self.pages.with(|pages| {
+            pages
+                .fences
+                .release_all(&mut pages.source.pages, &mut pages.large)
+        });
         for arena in self.arenas.iter() {
             arena.settle(&self.pages);
             arena.settle(&self.pages);

@@ -6,6 +6,7 @@
 //! comes by an inbox per class, and is taken in when the slots at hand are used up.
 
 use crate::bin::{LISTS, Refill};
+use crate::hardened::Dice;
 use crate::process_bin::{Slabs, refill_pages};
 use crate::remote_free::Inbox;
 use crate::shared_pages::{SharedPages, prefetch_to_write};
@@ -146,7 +147,7 @@ impl ProcessArena {
     }
 
     /// Fills `room` with slots of the class, from the fullest slabs first and in
-    /// ascending order within one. Fewer than asked for come where that saves a
+    /// ascending order within one, or in random order where that is the mode. Fewer than asked for come where that saves a
     /// new slab, none where memory is exhausted.
     pub(crate) fn fill(&self, pages: &SharedPages, class: usize, room: &mut [*mut u8]) -> Filled {
         let shape = GENERAL.class(class);
@@ -155,10 +156,11 @@ impl ProcessArena {
         let mut slabs = self.bins[class].slabs.lock();
         slabs.busy = true;
         let mut count = 0;
+        let mut dice = Dice::throw();
         loop {
             let bin = &mut slabs.bin;
             while count < room.len() {
-                let Some(address) = bin.take() else { break };
+                let Some(address) = dice.take(bin) else { break };
                 let slot = pages.pointer(address);
                 // Whoever allocates it will write there.
                 prefetch_to_write(slot);

@@ -5,10 +5,11 @@
 //! does not go to the page heap each time; they are given up when the class is idle.
 
 use crate::bin::{Bin, OCCUPANCY_LISTS};
+use crate::hardened;
 use crate::punch::{self, Search};
 use crate::remote_free::Inbox;
 use crate::shared_pages::SharedPages;
-use crate::size_class::SizeClass;
+use crate::size_class::{GENERAL, SizeClass};
 use crate::stats::Traffic;
 use crate::units::{PageRun, SlabId};
 
@@ -107,6 +108,10 @@ impl Slabs {
     pub(crate) fn give_up_empty(&mut self, pages: &SharedPages) {
         let count = usize::from(core::mem::take(&mut self.empty_count));
         if count > 0 {
+            for slab in &self.empty[..count] {
+                // SAFETY: No slot of the slab is in use.
+                unsafe { verify_released(pages, *slab) };
+            }
             pages.with(|pages| {
                 for slab in &self.empty[..count] {
                     // SAFETY: No slot of the slab is in use, and it is no bin's.
@@ -145,6 +150,22 @@ impl Slabs {
         let lists = OCCUPANCY_LISTS / 2..OCCUPANCY_LISTS;
         let sparse: u32 = lists.map(|list| self.bin.length(list)).sum();
         sparse >= SPARSE_SLABS_MIN && sparse * SPARSE_SHARE >= self.bin.slabs
+    }
+}
+
+/// Has the hardened mode look at what is in a slab that is given up.
+///
+/// # Safety
+///
+/// The slab is the caller's, and no slot of it is in use.
+#[inline]
+unsafe fn verify_released(pages: &SharedPages, slab: SlabId) {
+    // SAFETY: Passed on to the caller.
+    unsafe {
+        let slab = pages.records().slab(slab);
+        let start = pages.pointer(pages.base_address() + slab.byte_offset());
+        let class = GENERAL.class(usize::from(slab.record().class));
+        hardened::verify_released(start, slab.record().punched, class);
     }
 }
 

@@ -2,9 +2,13 @@
 //! behind its lock, and the addresses by which any thread finds an object's slab
 //! without that lock.
 
-use crate::fatal::{fatal, misuse};
-use crate::large::{self, LargeCounts};
+use crate::fatal::{DOUBLE_FREE, INTERIOR, NOT_ALLOCATED, WRONG_SIZE, fatal, misuse};
+use crate::fences::Fences;
+use crate::hardened::{clear_ledger, ledger_bytes};
+use crate::large::LargeCounts;
 use crate::page_heap::{PageHeap, PageHeapOptions};
+#[cfg(feature = "hardened")]
+use crate::page_map::LARGE_FREED;
 use crate::page_map::{LARGE_HEAD, SAMPLED_HEAD};
 use crate::refault::Refaults;
 use crate::remote_free::{self, RemoteWord, Words};
@@ -34,10 +38,6 @@ pub(crate) const fn remote_word_id(slab: SlabId, class: &SizeClass, index: u32) 
     slab.0 + (extra_offset(class) / UNIT_BYTES) as u32 + index
 }
 
-/// What a free of an object that was allocated with another size is told.
-pub(crate) const WRONG_SIZE: &str =
-    "free of a pointer with another size than it was allocated with";
-
 /// What all arenas share.
 pub(crate) struct SharedPages {
     base: NonNull<u8>,
@@ -65,6 +65,7 @@ unsafe impl Send for SharedPages {}
 pub(crate) struct Pages {
     pub(crate) source: SlabSource,
     pub(crate) large: LargeCounts,
+    pub(crate) fences: Fences,
     pub(crate) refaults: Refaults,
 }
 
@@ -74,7 +75,7 @@ impl SharedPages {
     pub(crate) fn new(options: &PageHeapOptions) -> Option<Self> {
         let heap = PageHeap::new(options)?;
         let source = SlabSource::new(heap, &GENERAL, |class| {
-            remote_words(class) as usize * size_of::<RemoteWord>()
+            remote_words(class) as usize * size_of::<RemoteWord>() + ledger_bytes(class)
         })?;
         let heap = &source.pages;
         Some(Self {
@@ -91,6 +92,7 @@ impl SharedPages {
                 Pages {
                     source,
                     large: LargeCounts::default(),
+                    fences: Fences::new(),
                     refaults: Refaults::new(options.decay_ms),
                 },
             ),
@@ -196,6 +198,33 @@ impl SharedPages {
         unsafe { SlabId(*self.slab_entries.add(self.page_of(object))) }
     }
 
+    /// The slab of an object that the program has named, in order to free it. Stops the
+    /// process where the page map says that none of the class is there.
+    #[inline]
+    pub(crate) fn slab_of_freed(&self, object: *const u8, class: usize) -> SlabId {
+        if self.contains(object) {
+            // SAFETY: The address lies in the region, and a live object keeps its slab
+            // alive.
+            unsafe {
+                let entry = self.class_entry(object);
+                if usize::from(entry) == class + 1 {
+                    return self.slab_of(object);
+                }
+                if entry != 0 {
+                    misuse(WRONG_SIZE, object.addr(), GENERAL.class(class).size);
+                }
+            }
+        }
+        misuse(NOT_ALLOCATED, object.addr(), GENERAL.class(class).size)
+    }
+
+    /// Where a slab's ledger starts, in its record.
+    #[cfg(feature = "hardened")]
+    pub(crate) fn ledger(&self, slab: SlabId, class: &SizeClass) -> *mut u8 {
+        let words_end = remote_word_id(slab, class, remote_words(class));
+        self.records.address(SlabId(words_end))
+    }
+
     /// The slot of a small object. Stops the process where the pointer is none that
     /// was handed out.
     ///
@@ -217,11 +246,7 @@ impl SharedPages {
         let offset = object.addr() - self.base_address() - (start << PAGE_SHIFT);
         let slot = class.slot_of(offset as u32);
         if slot * class.size != offset as u32 || slot >= u32::from(class.slots) {
-            misuse(
-                "free of a pointer into the middle of an object",
-                object.addr(),
-                class.size,
-            );
+            misuse(INTERIOR, object.addr(), class.size);
         }
         slot
     }
@@ -243,7 +268,7 @@ impl SharedPages {
         };
         let class = GENERAL.class(usize::from(class));
         let offset = start.byte_offset() + (slot * class.size) as usize;
-        misuse("double free", self.base_address() + offset, class.size)
+        misuse(DOUBLE_FREE, self.base_address() + offset, class.size)
     }
 
     /// The slot's remote word and the mask of its bit.
@@ -263,7 +288,7 @@ impl SharedPages {
         self.word(remote_word_id(slab, class, 0)).owner()
     }
 
-    /// Writes the remote words of a new slab.
+    /// Writes the remote words of a new slab, and an empty ledger behind them.
     ///
     /// # Safety
     ///
@@ -280,6 +305,9 @@ impl SharedPages {
                     .write(word)
             };
         }
+        let words_end = remote_word_id(slab, class, remote_words(class));
+        // SAFETY: The record has room for it behind the words.
+        unsafe { clear_ledger(self.records.address(SlabId(words_end)), class) };
     }
 
     /// Allocates a large object of `size` bytes at a multiple of `align`; null
@@ -290,15 +318,20 @@ impl SharedPages {
             return (core::ptr::null_mut(), false);
         }
         self.with(|pages| {
-            let heap = &mut pages.source.pages;
-            let fresh_before = heap.counts().fresh_total;
-            match large::allocate(heap, &mut pages.large, size, align) {
+            let Pages {
+                source,
+                large,
+                fences,
+                ..
+            } = pages;
+            let heap = &mut source.pages;
+            let before = *heap.counts();
+            match fences.allocate(heap, large, size, align) {
                 Some(run) => {
-                    let fresh = heap.counts().fresh_total - fresh_before;
-                    (
-                        heap.address(run.start).as_ptr(),
-                        fresh == u64::from(run.pages),
-                    )
+                    let now = heap.counts();
+                    let handed = now.handed_total - before.handed_total;
+                    let is_zero = now.fresh_total - before.fresh_total == handed;
+                    (heap.address(run.start).as_ptr(), is_zero)
                 }
                 None => (core::ptr::null_mut(), false),
             }
@@ -322,7 +355,13 @@ impl SharedPages {
             if !fits(run) {
                 fatal(WRONG_SIZE, object.addr());
             }
-            large::free(&mut pages.source.pages, &mut pages.large, run);
+            let Pages {
+                source,
+                large,
+                fences,
+                ..
+            } = pages;
+            fences.free(&mut source.pages, large, run);
         });
     }
 
@@ -332,12 +371,17 @@ impl SharedPages {
     pub(crate) fn resize_large(&self, object: *mut u8, size: usize) -> *mut u8 {
         self.with(|pages| {
             let run = self.large_run(pages, object);
-            let Pages { source, large, .. } = pages;
+            let Pages {
+                source,
+                large,
+                fences,
+                ..
+            } = pages;
             let heap = &mut source.pages;
-            if large::resize_in_place(heap, large, run, size) {
+            if fences.resize_in_place(heap, large, run, size) {
                 return object;
             }
-            match large::move_to_grow(heap, large, run, size) {
+            match fences.move_to_grow(heap, large, run, size) {
                 Some(moved) => heap.address(moved.start).as_ptr(),
                 None => core::ptr::null_mut(),
             }
@@ -388,15 +432,23 @@ impl SharedPages {
     }
 
     fn large_run(&self, pages: &Pages, object: *mut u8) -> PageRun {
+        const LAST_CLASS: u8 = GENERAL.count() as u8;
         let map = pages.source.pages.map();
         let start = PageIndex(self.page_of(object) as u32);
         let starts_page = object.addr() & (PAGE_BYTES - 1) == 0;
-        if !(self.contains(object) && starts_page && map.class_entry(start) == LARGE_HEAD) {
-            fatal("free of a pointer that was not allocated", object.addr());
-        }
-        PageRun {
-            start,
-            pages: map.slab_entry(start),
+        let entry = match self.contains(object) {
+            true => map.class_entry(start),
+            false => 0,
+        };
+        match entry {
+            LARGE_HEAD if starts_page => PageRun {
+                start,
+                pages: map.slab_entry(start),
+            },
+            #[cfg(feature = "hardened")]
+            LARGE_FREED if starts_page => fatal("double free of a large object", object.addr()),
+            1..=LAST_CLASS => fatal(WRONG_SIZE, object.addr()),
+            _ => fatal(NOT_ALLOCATED, object.addr()),
         }
     }
 }

@@ -73,7 +73,8 @@ impl ArenaStats {
             large_bytes: large.pages as usize * PAGE_BYTES,
             large_objects: large.objects as usize,
             dirty_bytes: counts.dirty as usize * PAGE_BYTES,
-            punched_bytes: counts.punched as usize * PAGE_BYTES,
+            punched_bytes: (counts.punched - large.fences.min(counts.punched)) as usize
+                * PAGE_BYTES,
             metadata_bytes: source.pages.metadata_bytes()
                 + source.records.resident_bytes()
                 + source.records.index_bytes(),

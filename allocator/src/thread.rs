@@ -9,6 +9,7 @@
 //! pointer is at [`LATE`] then, another record without room.
 
 use crate::arena_table::ArenaTable;
+use crate::hardened::Quarantine;
 use crate::metadata::Area;
 use crate::os;
 use crate::thread_cache::ThreadCache;
@@ -33,6 +34,8 @@ const WARM_RECORDS_MAX: u32 = 8;
 #[repr(C)]
 pub(crate) struct Thread {
     pub(crate) cache: ThreadCache,
+    /// What the thread has freed and the hardened mode holds back.
+    pub(crate) quarantine: Quarantine,
     /// The arena that fills the cache.
     arena: Cell<u16>,
     /// The last tick of the process's clock that the thread has answered.
@@ -52,6 +55,7 @@ impl Thread {
     const fn closed() -> Self {
         Self {
             cache: ThreadCache::closed(),
+            quarantine: Quarantine::new(),
             arena: Cell::new(0),
             epoch: Cell::new(0),
             index: Cell::new(0),
@@ -76,6 +80,12 @@ impl Thread {
         let result = act();
         self.profiles.set(before);
         result
+    }
+
+    /// How many slots of the class the thread holds that the program has not. Another
+    /// thread may ask, as with [`ThreadCache::len`].
+    pub(crate) fn cached(&self, class: usize) -> usize {
+        self.cache.len(class) + self.quarantine.len(class)
     }
 
     /// Whether the thread has a cache of its own.
@@ -167,6 +177,7 @@ impl Registry {
         self.users[usize::from(arena)] += 1;
         thread.arena.set(arena);
         thread.cache.open(cache_budget);
+        thread.quarantine.forget();
         Some(thread)
     }
 

@@ -2,7 +2,7 @@
 //! are though they were sampled. Each case runs in a child of its own, since there is
 //! one profile for the process.
 
-#![cfg(not(loom))]
+#![cfg(not(any(loom, feature = "hardened")))]
 
 use slab_allocator::{Sampled, SlabAlloc};
 use std::alloc::{GlobalAlloc, Layout};

@@ -113,6 +113,8 @@ fn purge_threads() -> usize {
 fn make_dirty() {
     drop(vec![7_u8; 16 << 20]);
     drop((0..1000).map(|_| vec![7_u8; 16 << 10]).collect::<Vec<_>>());
+    // In the hardened mode only slabs leave dirty pages.
+    drop((0..1000).map(|_| vec![7_u8; 10_000]).collect::<Vec<_>>());
 }
 
 fn dirty_bytes() -> usize {

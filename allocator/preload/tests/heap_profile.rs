@@ -1,6 +1,6 @@
 //! The heap profile of a C program, decoded from what pprof would read.
 
-#![cfg(feature = "pprof")]
+#![cfg(all(feature = "pprof", not(feature = "hardened")))]
 
 mod preloaded;
 

@@ -5,7 +5,9 @@ mod preloaded;
 
 use std::io::Write;
 
-use preloaded::{compile, library, output, preloaded, stdout};
+#[cfg(not(feature = "hardened"))]
+use preloaded::output;
+use preloaded::{compile, library, preloaded, stdout};
 
 #[test]
 fn a_process_ends_with_the_last_thread_of_the_program() {
@@ -18,7 +20,13 @@ fn a_process_ends_with_the_last_thread_of_the_program() {
 fn ten_thousand_threads_leave_nothing_behind() {
     if let Some(program) = compile("threads.c", "threads", &[]) {
         let grown_kib: i64 = stdout(&mut preloaded(program)).trim().parse().unwrap();
-        assert!(grown_kib < 256, "grown by {grown_kib} KiB");
+        // The hardened mode spreads objects over slabs, and holds some back.
+        let most_kib = if cfg!(feature = "hardened") {
+            1024
+        } else {
+            256
+        };
+        assert!(grown_kib < most_kib, "grown by {grown_kib} KiB");
     }
 }
 
@@ -82,7 +90,10 @@ fn memory_goes_back_on_kernels_without_batches() {
 #[test]
 fn a_system_that_takes_nothing_back_is_borne() {
     if let Some((most, least)) = refused("madvise", EINVAL) {
-        assert!(most > 60 && least > most / 2, "{least} of {most} MB stay");
+        // The hardened mode makes large objects inaccessible when they are freed, and so
+        // has others batches to give back.
+        let stays = cfg!(feature = "hardened") || least > most / 2;
+        assert!(most > 60 && stays, "{least} of {most} MB stay");
     }
 }
 
@@ -94,7 +105,9 @@ fn what_cannot_be_moved_is_copied() {
 #[test]
 fn what_is_accessible_serves_where_no_more_can_be_had() {
     // What was made accessible for records of slabs does not last as long as the rest.
-    for (request, least_mb) in [("mprotect", 10), ("mmap", 60)] {
+    // Those of the hardened mode are longer.
+    let records_mb = if cfg!(feature = "hardened") { 5 } else { 10 };
+    for (request, least_mb) in [("mprotect", records_mb), ("mmap", 60)] {
         assert!(refused(request, ENOMEM).is_none_or(|(most, _)| most > least_mb));
     }
 }
@@ -175,7 +188,8 @@ fn the_library_can_be_opened_and_closed_itself() {
 }
 
 /// What is seen without the hardened mode: on the slow paths, and on the fast ones where
-/// it costs nothing.
+/// it costs nothing. That mode's own test has all of it, and more.
+#[cfg(not(feature = "hardened"))]
 #[test]
 fn misuse_that_is_seen_ends_the_process_with_a_message() {
     const NOT_ALLOCATED: &str = "a pointer that was not allocated (0x";

@@ -26,8 +26,10 @@ pub use cxx::next_operator;
 pub use report::write_heap_profile;
 pub use report::{mallinfo, mallinfo2, malloc_info, malloc_stats, stats_json, stats_text};
 
+use crate::custody;
 use crate::global_alloc::SlabAlloc;
-use crate::heap::{self, SMALL_MAX};
+use crate::hardened::{SEAL_BYTES, SLOTS_ARE_ZERO};
+use crate::heap::{self, SMALL_REQUEST_MAX};
 use crate::process::{self, Process};
 use crate::size_class::GENERAL;
 use crate::units::PAGE_BYTES;
@@ -81,6 +83,7 @@ const _: () = {
 /// The class of a small object.
 #[inline(always)]
 const fn class_of(size: usize) -> usize {
+    let size = size + SEAL_BYTES;
     if size <= TABLE_BYTES {
         CLASSES[(size + (ALIGN - 1)) >> ALIGN.ilog2()] as usize
     } else {
@@ -91,8 +94,8 @@ const fn class_of(size: usize) -> usize {
 /// `malloc`: `size` bytes, not initialised.
 #[inline(always)]
 pub fn malloc(size: usize) -> *mut c_void {
-    if size <= TABLE_BYTES || size <= SMALL_MAX {
-        return heap::allocate_small(class_of(size)).cast();
+    if size <= TABLE_BYTES - SEAL_BYTES || size <= SMALL_REQUEST_MAX {
+        return heap::allocate_small(class_of(size), size).cast();
     }
     malloc_large(size)
 }
@@ -110,9 +113,9 @@ fn malloc_large(size: usize) -> *mut c_void {
 #[inline]
 pub fn calloc(count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
-        Some(bytes) if bytes <= SMALL_MAX => {
-            let object = heap::allocate_small(class_of(bytes));
-            if !object.is_null() {
+        Some(bytes) if bytes <= SMALL_REQUEST_MAX => {
+            let object = heap::allocate_small(class_of(bytes), bytes);
+            if !SLOTS_ARE_ZERO && !object.is_null() {
                 // SAFETY: The object is new and has this size.
                 unsafe { object.write_bytes(0, bytes) };
             }
@@ -148,12 +151,12 @@ pub unsafe fn free_sized(object: *mut c_void, size: usize) {
     if object.is_null() {
         return;
     }
-    if size > SMALL_MAX {
+    if size > SMALL_REQUEST_MAX {
         // SAFETY: Passed on to the caller.
         return unsafe { heap::free_large_sized(object.cast(), size) };
     }
     // SAFETY: Passed on to the caller.
-    unsafe { heap::free_small(object.cast(), class_of(size)) };
+    unsafe { heap::free_small(object.cast(), class_of(size), Some(size)) };
 }
 
 /// `free_aligned_sized` of C23, and `operator delete` with size and alignment.
@@ -194,7 +197,7 @@ pub unsafe fn realloc(object: *mut c_void, size: usize) -> *mut c_void {
     }
     // SAFETY: The caller's promise.
     let old = unsafe { heap::usable_size(object.cast()) };
-    if old > SMALL_MAX && size > SMALL_MAX {
+    if old > SMALL_REQUEST_MAX && size > SMALL_REQUEST_MAX {
         // SAFETY: Passed on to the caller. The usable size has the same pages as the
         // size that was asked for.
         return unsafe { heap::reallocate(object.cast(), old, ALIGN, size).cast() };
@@ -202,8 +205,9 @@ pub unsafe fn realloc(object: *mut c_void, size: usize) -> *mut c_void {
     // An aligned object may be a page run of the size of a class: it must move, or a
     // sized free would take it for a slot.
     // SAFETY: The object is live.
-    if size <= SMALL_MAX && unsafe { heap::is_of_class(object.cast(), class_of(size)) } {
-        return object;
+    if size <= SMALL_REQUEST_MAX && unsafe { heap::is_of_class(object.cast(), class_of(size)) } {
+        // SAFETY: As above.
+        return unsafe { custody::resize(object.cast(), class_of(size), old, size).cast() };
     }
     let target = malloc(size);
     if !target.is_null() {

@@ -87,6 +87,7 @@ pub(crate) fn reserved_bytes() -> usize {
 
 /// What [`is_all_own`] says while `act` runs.
 #[cfg(test)]
+#[cfg_attr(feature = "hardened", allow(dead_code))]
 pub(crate) fn with_all_own<T>(answer: bool, act: impl FnOnce() -> T) -> T {
     let before = IS_ALL_OWN.replace(answer);
     let result = act();
@@ -178,6 +179,21 @@ pub(crate) unsafe fn purge(ranges: &[Range]) -> usize {
     unsafe { memory::purge(ranges) }
 }
 
+/// Refused together with `purge`.
+#[cfg(feature = "hardened")]
+pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
+    if !FAULTS.get().purge {
+        // SAFETY: passed on to the caller.
+        unsafe { memory::guard(start, bytes) }
+    }
+}
+
+#[cfg(feature = "hardened")]
+pub(crate) unsafe fn lift_guard(start: NonNull<u8>, bytes: usize, guards: usize) {
+    // SAFETY: passed on to the caller.
+    unsafe { memory::lift_guard(start, bytes, guards) }
+}
+
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
     let first = start.as_ptr().addr();
     // What one thread has reserved another may release.
@@ -249,6 +265,11 @@ pub(crate) fn environment(name: &CStr) -> Option<&[u8]> {
     memory::environment(name)
 }
 
+#[cfg(feature = "hardened")]
+pub(crate) fn random(words: &mut [u64]) {
+    memory::random(words);
+}
+
 thread_local! {
     /// The only files that there are, if any are named: paths and contents.
     static FILES: RefCell<Option<Vec<(String, String)>>> = const { RefCell::new(None) };
@@ -318,6 +339,12 @@ mod memory {
         ranges.len()
     }
 
+    #[cfg(feature = "hardened")]
+    pub(crate) unsafe fn guard(_: NonNull<u8>, _: usize) {}
+
+    #[cfg(feature = "hardened")]
+    pub(crate) unsafe fn lift_guard(_: NonNull<u8>, _: usize, _: usize) {}
+
     pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
         if let Some(layout) = layout(bytes) {
             // SAFETY: `reserve` allocated the range with this layout.
@@ -339,6 +366,11 @@ mod memory {
 
     pub(crate) fn environment(_: &CStr) -> Option<&[u8]> {
         None
+    }
+
+    #[cfg(feature = "hardened")]
+    pub(crate) fn random(words: &mut [u64]) {
+        words.fill(0x1234_5678_9ABC_DEF1);
     }
 
     pub(crate) fn read_file(_: &CStr, _: &mut [u8]) -> Option<usize> {

@@ -352,3 +352,95 @@ pub(crate) fn read_file(path: &CStr, into: &mut [u8]) -> Option<usize> {
         end
     }
 }
+
+/// From `getrandom`, and where that is refused, as sandboxes may, from the 16 bytes that
+/// the kernel gives every program at its start, and from the clock.
+#[cfg(feature = "hardened")]
+pub(crate) fn random(words: &mut [u64]) {
+    let bytes = size_of_val(words);
+    // SAFETY: The words are writable. GRND_NONBLOCK: a program that is started before
+    // the kernel has gathered randomness does not wait for it.
+    let filled = unsafe {
+        libc::syscall(
+            libc::SYS_getrandom,
+            words.as_mut_ptr(),
+            bytes,
+            libc::GRND_NONBLOCK,
+        )
+    };
+    if usize::try_from(filled) == Ok(bytes) {
+        return;
+    }
+    // SAFETY: The entry is null or the address of 16 bytes.
+    let given = unsafe {
+        let place = libc::getauxval(libc::AT_RANDOM) as *const [u64; 2];
+        if place.is_null() {
+            [0, 0]
+        } else {
+            place.read_unaligned()
+        }
+    };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is writable.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    // The steps of splitmix64 (Steele, Lea, Flood, 2014), from what is known.
+    let mut state = given[0] ^ given[1].rotate_left(32) ^ time.tv_nsec as u64;
+    for word in words {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        *word = mixed ^ (mixed >> 31);
+    }
+}
+
+/// Guards that do not cut the system's map of the process into pieces (Linux 6.13).
+#[cfg(feature = "hardened")]
+const MADV_GUARD_INSTALL: libc::c_int = 102;
+#[cfg(feature = "hardened")]
+const MADV_GUARD_REMOVE: libc::c_int = 103;
+
+/// Set once the kernel has said that it does not know these guards.
+#[cfg(feature = "hardened")]
+static GUARDS_UNKNOWN: AtomicBool = AtomicBool::new(false);
+
+/// Ranges that are to be protected in the older way, and how many of them are: each may
+/// make two pieces more, of which a process may have 65,530, its own among them.
+#[cfg(feature = "hardened")]
+static PROTECTED: core::sync::atomic::AtomicIsize = core::sync::atomic::AtomicIsize::new(0);
+#[cfg(feature = "hardened")]
+const PROTECTED_MAX: isize = 8192;
+
+#[cfg(feature = "hardened")]
+pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
+    let start = start.as_ptr().cast::<c_void>();
+    if !GUARDS_UNKNOWN.load(Ordering::Relaxed) {
+        // SAFETY: the pages are the caller's, who needs nothing of them.
+        let refused = unsafe { libc::madvise(start, bytes, MADV_GUARD_INSTALL) } != 0;
+        // SAFETY: the location is the calling thread's own.
+        if !refused || unsafe { *libc::__errno_location() } != libc::EINVAL {
+            return;
+        }
+        GUARDS_UNKNOWN.store(true, Ordering::Relaxed);
+    }
+    if PROTECTED.fetch_add(1, Ordering::Relaxed) < PROTECTED_MAX {
+        // SAFETY: as above.
+        unsafe { libc::mprotect(start, bytes, libc::PROT_NONE) };
+    }
+}
+
+#[cfg(feature = "hardened")]
+pub(crate) unsafe fn lift_guard(start: NonNull<u8>, bytes: usize, guards: usize) {
+    let start = start.as_ptr().cast::<c_void>();
+    // SAFETY: the pages are the caller's.
+    unsafe {
+        if !GUARDS_UNKNOWN.load(Ordering::Relaxed) {
+            libc::madvise(start, bytes, MADV_GUARD_REMOVE);
+            return;
+        }
+        PROTECTED.fetch_sub(guards as isize, Ordering::Relaxed);
+        libc::mprotect(start, bytes, libc::PROT_READ | libc::PROT_WRITE);
+    }
+}

@@ -74,6 +74,27 @@ pub(crate) unsafe fn purge(ranges: &[Range]) -> usize {
     unsafe { system::purge(ranges) }
 }
 
+/// Makes pages inaccessible that have no memory behind them, until [`lift_guard`]. The
+/// system may refuse: then they stay as they are.
+///
+/// # Safety
+/// The range is committed, made of whole pages, was purged, and nobody uses it.
+#[cfg(feature = "hardened")]
+pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: passed on to the caller.
+    unsafe { system::guard(start, bytes) }
+}
+
+/// Makes pages accessible again for which [`guard`] was called, by so many calls.
+///
+/// # Safety
+/// As [`guard`].
+#[cfg(feature = "hardened")]
+pub(crate) unsafe fn lift_guard(start: NonNull<u8>, bytes: usize, guards: usize) {
+    // SAFETY: passed on to the caller.
+    unsafe { system::lift_guard(start, bytes, guards) }
+}
+
 /// Returns a reservation to the system.
 ///
 /// # Safety
@@ -153,6 +174,12 @@ pub(crate) fn address_space_max() -> usize {
 /// Milliseconds of a clock that never goes back.
 pub(crate) fn now_ms() -> u64 {
     system::now_ms()
+}
+
+/// Fills the words with numbers that nobody else can know.
+#[cfg(feature = "hardened")]
+pub(crate) fn random(words: &mut [u64]) {
+    system::random(words);
 }
 
 /// The value of an environment variable, which stays as long as nobody changes it;

@@ -34,6 +34,9 @@ fn build() -> PathBuf {
         env!("CARGO_PKG_NAME"),
     ]);
     command.arg("--target-dir").arg(folder.parent().unwrap());
+    if cfg!(feature = "hardened") {
+        command.args(["--features", "hardened"]);
+    }
     if folder.ends_with("release") {
         command.arg("--release");
     }
