@@ -8,7 +8,7 @@
 //! A sample is taken by whichever worker first sees that a second has passed, or by the thread that serves the page. A
 //! server without anything to do takes none and sleeps: on reading, a gap shows the levels of the sample before it, no
 //! events, and no delays. A sample takes two bytes per figure ([`Compact`]); the room for them grows as they come and
-//! is at most [`BYTES_MAX`].
+//! is at most 500 KiB.
 
 use std::collections::VecDeque;
 use std::time::Duration;
