@@ -14,7 +14,7 @@ use crate::compaction;
 use crate::error::{OutOfMemory, UpdateError};
 use crate::key::{Key, Position, ScanCursor};
 use crate::lock::HeldView;
-use crate::shard::{At, Discarded, NewExpiry, Prepared, Reclaim, Shard, Touch, Usage};
+use crate::shard::{At, Discarded, Home, NewExpiry, Prepared, Reclaim, Shard, Touch, Usage};
 use crate::statistics::DbStatistics;
 use crate::value::{Encoding, NewValue, ValueRef, ValueType};
 use crate::watch::WatchFlag;
@@ -315,6 +315,12 @@ impl Db<'_> {
     pub fn encoding(&mut self, key: &Key<'_>) -> Option<Encoding> {
         let (shard, at) = self.locate(key);
         shard.encoding(&at)
+    }
+
+    /// What holds the entry of a key: its slab, or pages of its own.
+    pub fn home(&mut self, key: &Key<'_>) -> Option<Home> {
+        let (shard, at) = self.locate(key);
+        shard.home(&at)
     }
 
     /// Where the memory of `key` is.

@@ -74,7 +74,7 @@ pub use key::{Key, KeyHash, SHARDS_MAX, STRING_BYTES_MAX, ScanCursor, ShardSet};
 pub use keyspace::{Keyspace, KeyspaceOptions, Maintained, NextDue, RoomMade};
 pub use locked::Locked;
 pub use settings::{CompactionSettings, EvictionPolicy, MemoryMeasure, Settings};
-pub use shard::{NewExpiry, Touch, Usage};
+pub use shard::{Home, NewExpiry, Touch, Usage};
 pub use value::string::{Decimal, StringRef, parse_integer};
 pub use value::{Encoding, NewValue, ValueRef, ValueType};
 pub use watch::WatchFlag;

@@ -185,6 +185,49 @@ pub(crate) fn resident_memory() -> SystemMemory {
     }
 }
 
+/// Whether the kernel gives huge pages also to memory that nobody asked them for.
+pub(crate) fn gives_huge_pages() -> bool {
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    setting.is_ok_and(|setting| setting.contains("[always]"))
+}
+
+/// What a control group uses and may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupMemory {
+    /// Memory of all its processes, files that can be dropped included.
+    pub(crate) usage_bytes: u64,
+    /// Its limit.
+    pub(crate) limit_bytes: u64,
+}
+
+/// The control group, of this process's and those above it, whose memory is nearest to its limit; `None` if none has one.
+pub(crate) fn group_memory() -> Option<GroupMemory> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mut group = std::path::Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
+    let mut nearest: Option<GroupMemory> = None;
+    while group.starts_with("/sys/fs/cgroup") {
+        let read = |name: &str| -> Option<u64> {
+            let text = std::fs::read_to_string(group.join(name)).ok()?;
+            text.trim().parse().ok()
+        };
+        if let (Some(usage_bytes), Some(limit_bytes)) = (read("memory.current"), read("memory.max"))
+        {
+            let left = limit_bytes.saturating_sub(usage_bytes);
+            if nearest.is_none_or(|other| {
+                left < other.limit_bytes - other.usage_bytes.min(other.limit_bytes)
+            }) {
+                nearest = Some(GroupMemory {
+                    usage_bytes,
+                    limit_bytes,
+                });
+            }
+        }
+        group.pop();
+    }
+    nearest
+}
+
 /// Processor time of the process's first thread, which runs the first worker: precise to 10 ms.
 pub(crate) fn main_thread_cpu_time() -> CpuTime {
     let path = format!("/proc/self/task/{}/stat", std::process::id());

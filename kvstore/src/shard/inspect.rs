@@ -2,6 +2,9 @@
 
 use std::collections::HashSet;
 
+use slab_allocator::ExtentKind;
+use slab_allocator::units::{CHUNK_PAGES, PAGE_BYTES};
+
 use crate::access::{COUNTER_INITIAL, Coding, idle_seconds};
 use crate::entry::Entry;
 use crate::memory::Ref;
@@ -44,7 +47,62 @@ impl Usage {
     }
 }
 
+/// What holds the entry of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// A slot of a slab.
+    Slab {
+        /// Number of the slab's first page in the arena of its shard.
+        start_page: u32,
+        /// Bytes of a slot.
+        slot_bytes: u32,
+        /// Slots of the slab.
+        slots: u32,
+        /// Slots in use.
+        live: u32,
+    },
+    /// Pages of its own.
+    Pages {
+        /// How many.
+        pages: u32,
+    },
+}
+
 impl Shard {
+    /// What holds the entry of a key. Takes time in proportion to the slabs of one chunk.
+    pub(crate) fn home(&mut self, at: &At<'_>) -> Option<Home> {
+        let (place, header) = self.look(at)?;
+        let arena = self.memory.arena();
+        let address = self.memory.address(place.entry).as_ptr().addr();
+        let page = (address - arena.base().as_ptr().addr()) / PAGE_BYTES;
+        let page = page as u32;
+        let mut home = None;
+        arena.chunk_map(page / CHUNK_PAGES, |extent| {
+            if !(extent.start_page..extent.start_page + extent.pages).contains(&page) {
+                return;
+            }
+            home = match extent.kind {
+                ExtentKind::Slab {
+                    slot_bytes,
+                    slots,
+                    live,
+                    ..
+                } => Some(Home::Slab {
+                    start_page: extent.start_page,
+                    slot_bytes,
+                    slots,
+                    live,
+                }),
+                // The run may go on in further chunks.
+                ExtentKind::Large => Some(Home::Pages {
+                    pages: header.entry_bytes().div_ceil(PAGE_BYTES) as u32,
+                }),
+                ExtentKind::Free { .. } => None,
+            };
+        });
+        home
+    }
+
     /// When a key expires: `None` if it is not there, `Some(None)` if never.
     pub(crate) fn expiry(&mut self, at: &At<'_>) -> Option<Option<u64>> {
         self.look(at).map(|(_, header)| header.expiry_ms())

@@ -32,7 +32,7 @@ use crate::value::{NewValue, ValueRef};
 use crate::watch::WatchTable;
 use evicting::Candidate;
 use expiring::Expiring;
-pub use inspect::Usage;
+pub use inspect::{Home, Usage};
 pub(crate) use owners::{Moving, Relocation};
 pub(crate) use several::Prepared;
 use whole::Drain;

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use kvstore::{Decimal, NewExpiry, NewValue, ScanCursor, StringRef, Touch, ValueRef};
+use kvstore::{Decimal, Home, NewExpiry, NewValue, ScanCursor, StringRef, Touch, ValueRef};
 
 use crate::commands::CommandResult;
 use crate::commands::args::Args;
@@ -163,18 +163,33 @@ fn object(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     let Some(usage) = db.usage(&key) else {
         return Err(CommandError::NO_SUCH_KEY);
     };
+    let home = match db.home(&key) {
+        Some(Home::Slab {
+            start_page,
+            slot_bytes,
+            slots,
+            live,
+        }) => format!(
+            "class:{slot_bytes} slab:{start_page} slab_slots:{slots} slab_live:{live} slab_occupancy:{:.2}",
+            f64::from(live) / f64::from(slots.max(1))
+        ),
+        Some(Home::Pages { pages }) => format!("pages:{pages}"),
+        None => String::new(),
+    };
+    let entry_bytes = usage.key_bytes + usage.value_bytes + usage.header_bytes;
+    let waste = usage.slot_bytes - entry_bytes;
     let encoding = db.encoding(&key).map_or("", kvstore::Encoding::name);
     let idle = db.idle_seconds(&key).unwrap_or(0);
     let used = (ctx.now_ms / 1000).saturating_sub(idle) & 0xff_ffff;
     let text = format!(
         "Value at:{:#x} refcount:1 encoding:{encoding} serializedlength:{} lru:{used} lru_seconds_idle:{idle} \
-         slot:{} total:{}",
+         slot:{} total:{} rounding:{waste} {home}",
         key.hash().get(),
         usage.value_bytes + 1,
         usage.slot_bytes,
         usage.total_bytes(),
     );
-    ctx.reply.simple(&text);
+    ctx.reply.simple(text.trim_end());
     Ok(())
 }
 

@@ -10,7 +10,9 @@ use crate::commands::context::Context;
 use crate::commands::error::CommandError;
 use crate::config::directive::Id;
 use crate::heap;
+use crate::observe::doctor::{Facts, advise};
 use crate::observe::memory::{MemoryReport, human};
+use crate::process;
 use crate::resp::reply::Reply;
 
 /// `MEMORY USAGE key [SAMPLES count]`
@@ -201,74 +203,18 @@ pub(crate) fn malloc_stats(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult 
     Ok(())
 }
 
-/// `MEMORY DOCTOR`, with all shards locked.
+/// `MEMORY DOCTOR`
 pub(crate) fn doctor(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
-    /// Below this much memory, ratios say nothing.
-    const LITTLE_BYTES: u64 = 5 << 20;
-    let report = memory_report(ctx);
-    let memory = &report.keyspace.memory;
-    let mut findings = Vec::new();
-    if report.used_bytes() < LITTLE_BYTES {
-        findings.push(
-            "So little memory is in use that its ratios say nothing. Ask again when there is data."
-                .to_owned(),
-        );
-    } else {
-        let waste = memory.free_slot_bytes as f64 / memory.used_bytes().max(1) as f64;
-        let target = ctx.services.config.number(Id::DefragThresholdLower) as f64 / 100.0;
-        if !ctx.services.config.is_set(Id::ActiveDefrag) && waste > target {
-            let free = human(memory.free_slot_bytes);
-            findings.push(format!(
-                "{free} are free slots in slabs that hold live objects, and compaction is off. CONFIG SET activedefrag \
-                 yes has it work by itself; MEMORY COMPACT has it work now."
-            ));
-        } else if waste > 2.0 * target.max(0.1) {
-            let free = human(memory.free_slot_bytes);
-            findings.push(format!(
-                "{free} are free slots in slabs that hold live objects. Compaction waits for deletes to pause; MEMORY \
-                 COMPACT has it work at once."
-            ));
-        }
-        if memory.dirty_bytes > memory.used_bytes() / 4 {
-            let dirty = human(memory.dirty_bytes);
-            findings.push(format!(
-                "{dirty} are free pages that will be given back shortly; MEMORY PURGE does it now."
-            ));
-        }
-        if report.peak_bytes > report.used_bytes() + report.used_bytes() / 2 {
-            let (peak, used) = (human(report.peak_bytes), human(report.used_bytes()));
-            findings.push(format!(
-                "The peak was {peak}, now {used} are in use: the machine needs room for the peak."
-            ));
-        }
-        let clients = ctx.services.clients.len().max(1) as u64;
-        if report.client_bytes / clients > 200 << 10 {
-            let mean = human(report.client_bytes / clients);
-            findings.push(format!(
-                "Clients take {mean} each on average: some do not read their replies. CLIENT LIST shows which (omem)."
-            ));
-        }
-        let heap_free = report.heap.free_bytes();
-        if heap_free > 10 << 20 && heap_free > report.heap.live_bytes {
-            let free = human(heap_free);
-            findings.push(format!(
-                "{free} of the process's heap are free, left behind by clients' buffers; MEMORY PURGE gives back what can \
-                 be."
-            ));
-        }
-        let rest = report.residue_bytes();
-        if rest > 10 << 20 && rest.unsigned_abs() > report.system.resident_bytes / 5 {
-            let bytes = human(rest.unsigned_abs());
-            findings.push(format!(
-                "{bytes} of the resident memory are outside of the allocators and the program's files."
-            ));
-        }
-        if findings.is_empty() {
-            findings.push("No problem found.".to_owned());
-        }
-    }
-    ctx.reply
-        .verbatim(b"txt", (findings.join("\n") + "\n").as_bytes());
+    let facts = ctx.without_locks(|services| Facts {
+        report: services.memory_report(),
+        forecast: services.keyspace.forecast(),
+        clients: services.clients.len() as u64,
+        compacts: services.config.is_set(Id::ActiveDefrag),
+        huge_pages: !services.config.is_set(Id::DisableThp) && process::gives_huge_pages(),
+        group: process::group_memory(),
+    });
+    let text = advise(&facts).join("\n") + "\n";
+    ctx.reply.verbatim(b"txt", text.as_bytes());
     Ok(())
 }
 

@@ -130,16 +130,15 @@ impl MemoryState {
 
     /// Notes what each part holds now, for the peaks; of clients and other mappings, what was seen last.
     pub(crate) fn note_peaks(&self, keyspace: &Statistics, heap: &HeapMemory) {
+        let Some((_, outside)) = *self.outside.lock() else {
+            return;
+        };
         let report = MemoryReport {
             keyspace: *keyspace,
             heap: *heap,
             system: process::resident_memory(),
             client_bytes: self.client_bytes.load(Ordering::Relaxed),
-            outside: self
-                .outside
-                .lock()
-                .map(|(_, outside)| beside(outside, heap))
-                .unwrap_or_default(),
+            outside: beside(outside, heap),
             ..MemoryReport::default()
         };
         let mut peaks = self.peaks.lock();

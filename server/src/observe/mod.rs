@@ -2,6 +2,7 @@
 
 pub(crate) mod clients;
 pub(crate) mod compact;
+pub(crate) mod doctor;
 pub(crate) mod heap_picture;
 pub(crate) mod histogram;
 pub(crate) mod history;

@@ -233,7 +233,9 @@ const MEMORY: &[CommandSpec] = &[
         ..about_memory("compact", memory::compact)
     },
     CommandSpec {
+        complexity: "O(N) where N is the number of slabs.",
         summary: "Says what is wrong with the use of memory.",
+        locking: Locking::Walk,
         ..about_memory("doctor", memory::doctor)
     },
     help("4.0.0"),
