@@ -55,7 +55,8 @@ int slab_alloc_set_huge_pages(int huge_pages);
 
 /* Starts the heap profile: samples allocations from now on, one in sample_bytes bytes on
    average. 1 stands for every allocation, and 512 KiB are hardly felt. 0, or -1 with errno.
-   docs/heap-profile.md tells how to use it. */
+   docs/heap-profile.md tells how to use it. These three are there where the library was
+   built with --features pprof. */
 int slab_alloc_start_heap_profile(size_t sample_bytes);
 
 /* Samples no more. What was sampled stays in the profile until it is freed. */

@@ -37,6 +37,9 @@ fn build() -> PathBuf {
     if cfg!(feature = "hardened") {
         command.args(["--features", "hardened"]);
     }
+    if cfg!(feature = "pprof") {
+        command.args(["--features", "pprof"]);
+    }
     if folder.ends_with("release") {
         command.arg("--release");
     }
