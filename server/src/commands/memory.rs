@@ -242,12 +242,9 @@ pub(crate) fn compact(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
             sizes.push(size.filter(|size| *size > 0).ok_or(CommandError::SYNTAX)?);
         }
     }
-    let (ledger, purged) = ctx.without_locks(|services| {
-        let ledger = match sizes.as_slice() {
-            [] => services.keyspace.compact(),
-            sizes => services.keyspace.compact_classes(sizes),
-        };
-        (ledger, services.keyspace.purge())
+    let ledger = ctx.without_locks(|services| match sizes.as_slice() {
+        [] => services.keyspace.compact(),
+        sizes => services.keyspace.compact_classes(sizes),
     });
     let figures = [
         ("victims", ledger.victims),
@@ -255,7 +252,7 @@ pub(crate) fn compact(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
         ("moved-objects", ledger.moved_objects),
         ("moved-bytes", ledger.moved_bytes),
         ("freed-pages", ledger.freed_pages),
-        ("purged-bytes", purged),
+        ("purged-bytes", ledger.purged_bytes),
         ("microseconds", ledger.time_ns / 1000),
         ("longest-slice-microseconds", ledger.longest_slice_ns / 1000),
     ];

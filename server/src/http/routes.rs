@@ -208,12 +208,12 @@ async fn act(hall: &Arc<Hall>, compact: bool) -> Response<Answer> {
     let worker = Arc::clone(hall);
     let done = tokio::task::spawn_blocking(move || {
         let keyspace = &worker.services.keyspace;
-        let ledger = if compact {
-            keyspace.compact()
+        let (ledger, purged) = if compact {
+            let ledger = keyspace.compact();
+            (ledger, ledger.purged_bytes)
         } else {
-            Default::default()
+            (Default::default(), keyspace.purge())
         };
-        let purged = keyspace.purge();
         heap::purge();
         worker.acting.store(false, Ordering::Release);
         format!(
