@@ -444,16 +444,15 @@ impl Keyspace {
     }
 
     /// Compacts all shards as far as it goes, one after another, in slices of a tenth of a
-    /// millisecond
-    /// between which others may use the shard, gives the pages back, and returns what was done
-    /// (MEMORY COMPACT). Locks.
+    /// millisecond between which others may use the shard, gives all free and dead pages back, and
+    /// returns what was done (MEMORY COMPACT). Locks.
     pub fn compact(&self) -> CompactionLedger {
         self.compact_with(|_| Effort::Full)
     }
 
     /// The same for some size classes alone, each named by a size that belongs to it, in bytes: their
-    /// sparse slabs are emptied, and what is left in the last one of each stays there. Sizes too large
-    /// for slabs name nothing.
+    /// sparse slabs are emptied, and what is left in the last one of each stays there; free pages go back,
+    /// dead ones inside slabs stay. Sizes too large for slabs name nothing.
     pub fn compact_classes(&self, sizes: &[usize]) -> CompactionLedger {
         self.compact_with(|shard| {
             let mut classes = ClassSet::default();
@@ -493,12 +492,15 @@ impl Keyspace {
             while end == SliceEnd::TimeOver {
                 let done = self.with_shard(index, |shard| {
                     let before = *shard.ledger();
-                    end = compaction::slice(
-                        shard,
-                        effort_in(shard),
-                        &Stopwatch::with_limit(Duration::from_nanos(SLICE_NS_MAX)),
-                    );
-                    shard.purge();
+                    let effort = effort_in(shard);
+                    let stopwatch = Stopwatch::with_limit(Duration::from_nanos(SLICE_NS_MAX));
+                    end = compaction::slice(shard, effort, &stopwatch);
+                    // A slab still to be emptied comes free as a whole: its dead pages wait for that.
+                    if end == SliceEnd::NoVictim && effort == Effort::Full {
+                        shard.purge();
+                    } else {
+                        shard.purge_free(usize::MAX);
+                    }
                     shard.tell_resident();
                     shard.ledger().since(&before)
                 });
