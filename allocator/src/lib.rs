@@ -99,7 +99,7 @@
 //! objects   slab bin hardened hand punch large fences evacuation merging remote_free
 //! arenas    stats local_arena upkeep relocation heap_map introspect handle_arena arena model
 //! shared    shared_pages heap_profile process_bin process_arena arena_table purger
-//! threads   thread_cache tls thread fork background
+//! threads   thread_cache tls tenancy thread fork background
 //! engine    heap_stats report process profiled custody heap
 //! faces     global_alloc control process_stats process_profile pprof c_api pprof_at_exit process_model
 //! ```
@@ -111,7 +111,7 @@
 extern crate alloc;
 
 // Loom's atomics cannot be made in constants, as the process heap's must be: under
-// loom only the layers below it exist.
+// loom only the layers below it exist, and who uses which arena.
 #[cfg(not(loom))]
 pub mod arena;
 #[cfg(not(loom))]
@@ -188,6 +188,8 @@ mod fatal;
 mod remote_free;
 #[cfg_attr(loom, allow(dead_code))]
 mod sync;
+#[cfg_attr(loom, allow(dead_code))]
+mod tenancy;
 
 mod bin;
 mod bit_sets;

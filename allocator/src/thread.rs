@@ -1,5 +1,5 @@
-//! Threads as the process heap sees them: the one thread-local pointer, the
-//! records that it leads to, and which arena each thread uses.
+//! Threads as the process heap sees them: the one thread-local pointer, and the
+//! records that it leads to.
 //!
 //! The pointer has no destructor, since Rust's thread-locals with one may
 //! allocate when they are first used. It starts at [`CLOSED`], a record whose cache
@@ -12,15 +12,14 @@ use crate::arena_table::ArenaTable;
 use crate::hardened::Quarantine;
 use crate::metadata::Area;
 use crate::os;
+use crate::process_arena::ProcessArena;
+use crate::tenancy::Tenancy;
 use crate::thread_cache::ThreadCache;
 use crate::tls::thread_pointer;
 use crate::units::{PAGE_BYTES, PageIndex, PageRun};
 use core::cell::Cell;
 use core::ffi::c_void;
 use core::ptr;
-
-/// Most arenas of the process.
-pub(crate) const ARENAS_MAX: usize = 256;
 
 /// Most threads that can have a cache at the same time; any more do without. Where
 /// address space is scarce there are fewer, but at least the second number.
@@ -125,7 +124,7 @@ pub(crate) fn set_late() {
     set_current(&LATE);
 }
 
-/// Which records are in use, and how many threads use each arena.
+/// Which records are in use, and which arena each thread uses.
 pub(crate) struct Registry {
     area: Area,
     /// Records made so far.
@@ -133,8 +132,7 @@ pub(crate) struct Registry {
     /// A bit for every record below `made` that no thread uses.
     free: [u64; THREADS_MAX / 64],
     free_count: u32,
-    /// Threads that use each arena.
-    users: [u32; ARENAS_MAX],
+    tenancy: Tenancy,
 }
 
 /// Bytes from one record to the next.
@@ -157,24 +155,25 @@ impl Registry {
             made: 0,
             free: [0; THREADS_MAX / 64],
             free_count: 0,
-            users: [0; ARENAS_MAX],
+            tenancy: Tenancy::new(),
         })
     }
 
-    /// A record for a thread that has none, with an arena and an open cache. The
-    /// arena is one that no thread uses, with whatever it still holds, else a new
-    /// one, else the one that the fewest use. `None` where memory is short.
+    /// A record for a thread that has none, with an [arena](Tenancy::enter) and an open
+    /// cache. `None` where memory is short.
     pub(crate) fn attach(
         &mut self,
         arenas: &ArenaTable,
         cache_budget: usize,
     ) -> Option<&'static Thread> {
         let thread = self.take_record()?;
-        let Some(arena) = self.choose_arena(arenas) else {
+        let made = arenas.iter().count();
+        // SAFETY: The registry is borrowed exclusively, and nobody else adds.
+        let add = || unsafe { arenas.add() }.map(ProcessArena::number);
+        let Some(arena) = self.tenancy.enter(made, add) else {
             self.put_record(thread.index.get());
             return None;
         };
-        self.users[usize::from(arena)] += 1;
         thread.arena.set(arena);
         thread.cache.open(cache_budget);
         thread.quarantine.forget();
@@ -184,9 +183,7 @@ impl Registry {
     /// Takes the record of a thread back that is about to end and whose cache is
     /// empty. Returns whether no thread uses its arena any more.
     pub(crate) fn detach(&mut self, thread: &'static Thread) -> bool {
-        let users = &mut self.users[usize::from(thread.arena())];
-        *users -= 1;
-        let unused = *users == 0;
+        let unused = self.tenancy.leave(thread.arena());
         self.put_record(thread.index.get());
         unused
     }
@@ -217,20 +214,7 @@ impl Registry {
 
     /// Threads that use the arena.
     pub(crate) fn users(&self, arena: u16) -> u32 {
-        self.users[usize::from(arena)]
-    }
-
-    fn choose_arena(&self, arenas: &ArenaTable) -> Option<u16> {
-        let made = arenas.iter().count();
-        let least_used = (0..made).min_by_key(|number| self.users[*number]);
-        match least_used {
-            Some(number) if self.users[number] == 0 => Some(number as u16),
-            // SAFETY: The registry is borrowed exclusively, and nobody else adds.
-            _ => match unsafe { arenas.add() } {
-                Some(arena) => Some(arena.number()),
-                None => least_used.map(|number| number as u16),
-            },
-        }
+        self.tenancy.users(arena)
     }
 
     fn record(&self, index: u32) -> &'static Thread {

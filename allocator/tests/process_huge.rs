@@ -104,9 +104,12 @@ fn dense_chunks_get_huge_pages_and_lose_them_before_anything_goes_back() {
         resident_bytes() < resident - 30 * MEGABYTE
     });
     // What is left of that half has no huge page behind it.
-    wait_until("huge pages are split", || huge_bytes() <= 60 * MEGABYTE);
-    assert!(ALLOCATOR.stats().arenas.demotions >= 20);
-    assert!(huge_chunks() >= 15);
+    let demotions = || ALLOCATOR.stats().arenas.demotions;
+    wait_until("huge pages are split", || {
+        huge_bytes() <= 60 * MEGABYTE && demotions() >= 12
+    });
+    // The other half keeps them, or still gets them.
+    wait_until("dense chunks keep huge pages", || huge_chunks() >= 15);
     assert!((live.iter().enumerate()).all(|(at, object)| object[..] == expected(at)));
 
     ALLOCATOR.set_huge_pages(HugePages::Off);
