@@ -112,6 +112,17 @@ fn what_is_accessible_serves_where_no_more_can_be_had() {
     }
 }
 
+/// Each request of the heap to the system fails once, and so do all from it on: no
+/// crash, every object whole, null with ENOMEM, and all as before once there is memory.
+#[test]
+fn any_request_to_the_system_may_fail() {
+    let exported = std::ffi::OsStr::new("-rdynamic");
+    if let Some(program) = compile("nth.c", "nth", &[exported]) {
+        let runs: u32 = stdout(&mut preloaded(program)).trim().parse().unwrap();
+        assert!(runs > 40, "{runs} runs");
+    }
+}
+
 /// A control group of its own with this limit, and the file that takes processes into
 /// it; `None` where the test may not make one.
 struct Group(std::path::PathBuf);
