@@ -22,11 +22,9 @@
 //! all rounds counts, and for commands per second the most.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use slabkv_benches::trial::{Connection, Server, command};
 
 const KEYS: u64 = 300_000;
 const CONNECTIONS: usize = 50;
@@ -59,126 +57,6 @@ const fn load(name: &'static str, pipeline: usize, value_bytes: usize, commands:
 
 fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
-}
-
-/// A server under trial, which ends with this value.
-struct Server {
-    process: Child,
-    port: u16,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Server {
-    /// Starts a command line and waits until the server answers.
-    fn start(line: &str, port: u16) -> Self {
-        let mut words = line.split_whitespace().peekable();
-        let mut variables = Vec::new();
-        while let Some(variable) = words.peek().and_then(|word| word.split_once('=')) {
-            variables.push(variable);
-            words.next();
-        }
-        let program = words.next().expect("a program");
-        // An empty word is written as in a shell.
-        let words = words.map(|word| word.trim_matches(['"', '\'']));
-        let process = Command::new(program)
-            .envs(variables)
-            .args(words)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the server's program");
-        let server = Self { process, port };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < deadline, "{line} does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        server
-    }
-
-    fn proc(&self, file: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).expect("Linux")
-    }
-
-    /// A figure of `/proc/PID/status` in MB.
-    fn memory(&self, name: &str) -> f64 {
-        let status = self.proc("status");
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kib = line.and_then(|line| {
-            line.trim_matches(':')
-                .split_whitespace()
-                .next()?
-                .parse()
-                .ok()
-        });
-        kib.map_or(0.0, |kib: f64| kib * 1024.0 / 1e6)
-    }
-
-    /// CPU time of all its threads so far, in microseconds.
-    fn cpu_us(&self) -> f64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("Linux");
-        let ns = tasks.map(|task| {
-            let file = task.expect("Linux").path().join("schedstat");
-            // A thread may have ended meanwhile.
-            let text = fs::read_to_string(file).unwrap_or_default();
-            text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok())
-        });
-        ns.flatten().sum::<f64>() / 1e3
-    }
-
-    fn connect(&self) -> Connection {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the server listens");
-        stream.set_nodelay(true).expect("TCP");
-        let writer = stream.try_clone().expect("a socket");
-        let reader = BufReader::with_capacity(64 << 10, stream);
-        Connection { writer, reader }
-    }
-}
-
-struct Connection {
-    writer: TcpStream,
-    reader: BufReader<TcpStream>,
-}
-
-impl Connection {
-    fn send(&mut self, bytes: &[u8]) {
-        self.writer.write_all(bytes).expect("the server reads");
-    }
-
-    /// Reads a reply; the bytes of its value, if it has one.
-    fn reply(&mut self, line: &mut Vec<u8>) -> Option<usize> {
-        line.clear();
-        self.reader.read_until(b'\n', line).expect("a reply");
-        assert!(
-            !line.is_empty() && line[0] != b'-',
-            "{}",
-            String::from_utf8_lossy(line)
-        );
-        if line[0] != b'$' || line[1] == b'-' {
-            return None;
-        }
-        let digits = std::str::from_utf8(&line[1..line.len() - 2]).expect("digits");
-        let bytes: usize = digits.parse().expect("a length");
-        line.resize(bytes + 2, 0);
-        self.reader.read_exact(line).expect("a value");
-        Some(bytes)
-    }
-}
-
-fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
-    out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
-    for word in words {
-        out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        out.extend_from_slice(word);
-        out.extend_from_slice(b"\r\n");
-    }
 }
 
 /// Sends a command for each key of the keyspace that `wanted` names, 500 at a time.

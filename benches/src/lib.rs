@@ -1,1 +1,3 @@
-//! Benchmarks of slabkv beside its peers.
+//! Benchmarks of slabkv beside its peers, and what they share.
+
+pub mod trial;
