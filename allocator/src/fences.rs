@@ -12,7 +12,8 @@
 //! [`FREED_RUNS`] others, or [`FREED_PAGES_MAX`] pages, were freed after it.
 //!
 //! Where the system refuses to guard a page, it stays accessible, and a write to it is
-//! seen only when it is handed out again.
+//! seen only when it is handed out again. Where it refuses to lift a guard, the pages stay
+//! a fence for good.
 
 #[cfg(not(feature = "hardened"))]
 pub(crate) use off::Fences;
@@ -219,15 +220,16 @@ mod on {
             self.first = (self.first + 1) % FREED_RUNS;
             self.count -= 1;
             self.pages -= outer.pages;
-            counts.fences -= outer.pages;
             // Those of the object and of its fences.
-            heap.region.lift_guard(outer, outer_guards(heap, outer));
-            heap.map_mut().clear(outer);
-            heap.free(outer);
+            if heap.region.lift_guard(outer, outer_guards(heap, outer)) {
+                counts.fences -= outer.pages;
+                heap.map_mut().clear(outer);
+                heap.free(outer);
+            }
         }
 
         /// Makes a run long enough for `size` bytes, and no longer, where it lies. False,
-        /// with nothing changed, where the pages behind it are not free.
+        /// with nothing changed, where the pages behind it are not free, or the fence stays.
         pub(crate) fn resize_in_place(
             &mut self,
             heap: &mut PageHeap,
@@ -246,7 +248,12 @@ mod on {
             }
             let resized = PageRun { pages, ..run };
             let old_fence = run_of(run.end(), 1);
-            heap.region.lift_guard(old_fence, 1);
+            if !heap.region.lift_guard(old_fence, 1) {
+                if pages > run.pages {
+                    heap.free(run_of(old_fence.end(), pages - run.pages));
+                }
+                return false;
+            }
             heap.map_mut().clear(old_fence);
             if pages > run.pages {
                 heap.refill(old_fence);

@@ -142,13 +142,13 @@ impl Area {
     }
 
     /// Undoes so many calls of [`Area::guard`], which make up the run; its pages read as
-    /// zero.
-    pub(crate) fn lift_guard(&mut self, run: PageRun, guards: usize) {
+    /// zero. False where the system refuses: then nobody may use them.
+    pub(crate) fn lift_guard(&mut self, run: PageRun, guards: usize) -> bool {
         assert!(run.end().byte_offset() <= self.committed);
-        if let Some((start, bytes)) = self.whole_pages(run) {
+        self.whole_pages(run).is_none_or(|(start, bytes)| {
             // SAFETY: as above.
-            unsafe { os::lift_guard(start, bytes, guards) };
-        }
+            unsafe { os::lift_guard(start, bytes, guards) }
+        })
     }
 }
 

@@ -188,10 +188,11 @@ pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
     }
 }
 
+/// Refused together with `purge`.
 #[cfg(feature = "hardened")]
-pub(crate) unsafe fn lift_guard(start: NonNull<u8>, bytes: usize, guards: usize) {
+pub(crate) unsafe fn lift_guard(start: NonNull<u8>, bytes: usize, guards: usize) -> bool {
     // SAFETY: passed on to the caller.
-    unsafe { memory::lift_guard(start, bytes, guards) }
+    !is_refused(|faults| faults.purge) && unsafe { memory::lift_guard(start, bytes, guards) }
 }
 
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
@@ -343,7 +344,9 @@ mod memory {
     pub(crate) unsafe fn guard(_: NonNull<u8>, _: usize) {}
 
     #[cfg(feature = "hardened")]
-    pub(crate) unsafe fn lift_guard(_: NonNull<u8>, _: usize, _: usize) {}
+    pub(crate) unsafe fn lift_guard(_: NonNull<u8>, _: usize, _: usize) -> bool {
+        true
+    }
 
     pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
         if let Some(layout) = layout(bytes) {

@@ -432,15 +432,16 @@ pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
 }
 
 #[cfg(feature = "hardened")]
-pub(crate) unsafe fn lift_guard(start: NonNull<u8>, bytes: usize, guards: usize) {
+pub(crate) unsafe fn lift_guard(start: NonNull<u8>, bytes: usize, guards: usize) -> bool {
     let start = start.as_ptr().cast::<c_void>();
-    // SAFETY: the pages are the caller's.
-    unsafe {
-        if !GUARDS_UNKNOWN.load(Ordering::Relaxed) {
-            libc::madvise(start, bytes, MADV_GUARD_REMOVE);
-            return;
-        }
-        PROTECTED.fetch_sub(guards as isize, Ordering::Relaxed);
-        libc::mprotect(start, bytes, libc::PROT_READ | libc::PROT_WRITE);
+    if !GUARDS_UNKNOWN.load(Ordering::Relaxed) {
+        // SAFETY: the pages are the caller's.
+        return unsafe { libc::madvise(start, bytes, MADV_GUARD_REMOVE) } == 0;
     }
+    // SAFETY: as above.
+    let done = unsafe { libc::mprotect(start, bytes, libc::PROT_READ | libc::PROT_WRITE) } == 0;
+    if done {
+        PROTECTED.fetch_sub(guards as isize, Ordering::Relaxed);
+    }
+    done
 }

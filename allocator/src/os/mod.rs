@@ -85,12 +85,13 @@ pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
     unsafe { system::guard(start, bytes) }
 }
 
-/// Makes pages accessible again for which [`guard`] was called, by so many calls.
+/// Makes pages accessible again for which [`guard`] was called, by so many calls. False
+/// where the system refuses: then some of them still are not.
 ///
 /// # Safety
 /// As [`guard`].
 #[cfg(feature = "hardened")]
-pub(crate) unsafe fn lift_guard(start: NonNull<u8>, bytes: usize, guards: usize) {
+pub(crate) unsafe fn lift_guard(start: NonNull<u8>, bytes: usize, guards: usize) -> bool {
     // SAFETY: passed on to the caller.
     unsafe { system::lift_guard(start, bytes, guards) }
 }

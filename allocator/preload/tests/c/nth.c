@@ -1,6 +1,7 @@
 /* One request to the system fails, the N-th of this process, or all from it on; then
- * the heap is used as if nothing had happened. Without arguments the program runs
- * itself again for every N that there is, in both ways, and prints how many runs. */
+ * the heap is used as if nothing had happened. With a step as its argument the program
+ * runs itself again for every N that there is, in these steps, in both ways, and prints
+ * how many runs. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -220,11 +221,12 @@ int main(int count, char **words) {
         /* Two: it was never reached. */
         _exit(atol(words[1]) > made ? 2 : 0);
     }
+    long step = atol(words[1]);
     int runs = 0;
     const char *ways[] = {"once", "always"};
     for (int way = 0; way < 2; way++) {
         int status = 0;
-        for (long at = 1; status == 0; at++, runs++) {
+        for (long at = 1; status == 0; at += step, runs++) {
             char number[24];
             snprintf(number, sizeof number, "%ld", at);
             char *child_words[] = {words[0], number, (char *)ways[way], NULL};
