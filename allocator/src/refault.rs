@@ -86,6 +86,11 @@ impl Refaults {
         self.asked_ms.saturating_mul(self.factor)
     }
 
+    /// How many times as long as asked for that is.
+    pub(crate) fn factor(&self) -> u32 {
+        self.factor
+    }
+
     /// Milliseconds after which to [observe](Self::observe) again at the latest, lest
     /// idleness be seen too late; `None` where it makes no difference.
     pub(crate) fn pause_ms_max(&self) -> Option<u64> {
