@@ -21,12 +21,17 @@ use crate::sample_table::{Sample, SampleTable};
 use crate::sampling::{Interval, Random, SPLITMIX_STEP, splitmix};
 use crate::shared_pages::SharedPages;
 use crate::sync::atomic::Ordering::Relaxed;
-use crate::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use crate::sync::{Errno, Lock, Rank};
 use crate::unwind::{self, DEPTH_MAX};
 
 /// The process heap's profile.
 pub(crate) static PROFILE: HeapProfile = HeapProfile::new();
+
+/// Whether some profile was ever started. By itself, and written by
+/// [`start`](HeapProfile::start) alone: where a library is linked without that, the
+/// compiler sees that it stays false, and leaves out all that looks after samples.
+static WAS_STARTED: AtomicBool = AtomicBool::new(false);
 
 /// What the heap profile is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,7 +83,13 @@ impl HeapProfile {
     /// The state; 0 means that there is nothing to look after.
     #[inline(always)]
     pub(crate) fn state(&self) -> u32 {
-        self.state.load(Relaxed)
+        // What is seen of the state only after this is seen as what came before it: the
+        // samples of a program that starts a profile begin a moment later.
+        if WAS_STARTED.load(Relaxed) {
+            self.state.load(Relaxed)
+        } else {
+            0
+        }
     }
 
     /// Whether allocations are to be sampled.
@@ -101,6 +112,7 @@ impl HeapProfile {
             *tables = Tables::reserve();
         }
         if tables.is_some() {
+            WAS_STARTED.store(true, Relaxed);
             self.random.store(splitmix(seed), Relaxed);
             self.interval
                 .store(Interval::new(sample_bytes).bytes(), Relaxed);

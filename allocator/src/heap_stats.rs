@@ -15,6 +15,7 @@ use crate::stats::{ArenaStats, ClassStats, Traffic};
 use crate::sync::Lock;
 use crate::thread::Registry;
 use crate::units::PAGE_BYTES;
+use core::mem::zeroed;
 
 /// The process heap's books at one moment. While other threads allocate and free,
 /// the parts are read one after the other and agree only roughly.
@@ -132,7 +133,8 @@ struct Cached {
 impl Sources<'_> {
     /// The figures of this moment. Takes some 10 us, more with many arenas and threads.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let mut figures = [ClassFigures::default(); CLASSES];
+        // SAFETY: All of it is numbers. An array of `default()` is a store for each.
+        let mut figures: [ClassFigures; CLASSES] = unsafe { zeroed() };
         let mut arena_count = 0;
         let mut record_bytes = 0;
         for arena in self.arenas.iter() {
@@ -149,7 +151,8 @@ impl Sources<'_> {
             thread_count: cached.threads,
             ..HeapStats::default()
         };
-        let mut classes = [HeapClassStats::default(); CLASSES];
+        // SAFETY: As above.
+        let mut classes: [HeapClassStats; CLASSES] = unsafe { zeroed() };
         let total = &mut heap.arenas;
         for (class, held) in figures.iter().enumerate() {
             let shape = GENERAL.class(class);
@@ -191,7 +194,8 @@ impl Sources<'_> {
     /// The figures of each arena.
     pub(crate) fn arena_stats(self) -> impl Iterator<Item = HeapArenaStats> {
         self.arenas.iter().map(move |arena| {
-            let mut figures = [ClassFigures::default(); CLASSES];
+            // SAFETY: As in `snapshot`.
+            let mut figures: [ClassFigures; CLASSES] = unsafe { zeroed() };
             let metadata_bytes = arena.count(&mut figures);
             let mut stats = HeapArenaStats {
                 number: arena.number(),

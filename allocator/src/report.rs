@@ -37,24 +37,20 @@ pub(crate) fn write(
 ) -> fmt::Result {
     let mut report = Report::begin(form, out)?;
     let snapshot = sources.snapshot();
-    report.section("heap", |fields| heap_fields(fields, &snapshot.heap))?;
-    report.section("pages", |fields| page_fields(fields, &snapshot.heap))?;
-    report.section("traffic", |fields| {
+    report.section("heap", &mut |fields| heap_fields(fields, &snapshot.heap))?;
+    report.section("pages", &mut |fields| page_fields(fields, &snapshot.heap))?;
+    report.section("traffic", &mut |fields| {
         traffic_fields(fields, &snapshot.heap.traffic)
     })?;
-    report.section("heap_profile", |fields| {
+    report.section("heap_profile", &mut |fields| {
         profile_fields(fields, &PROFILE.stats())
     })?;
-    report.section("settings", |fields| setting_fields(fields, settings))?;
-    report.table("classes", snapshot.classes(), |fields, class| {
+    report.section("settings", &mut |fields| setting_fields(fields, settings))?;
+    report.table("classes", snapshot.classes(), &|fields, class| {
         class_fields(fields, class)
     })?;
-    report.table("arenas", sources.arena_stats(), |fields, arena| {
-        arena_fields(fields, arena)
-    })?;
-    report.table("threads", sources.thread_stats(), |fields, thread| {
-        thread_fields(fields, thread)
-    })?;
+    report.table("arenas", sources.arena_stats(), &arena_fields)?;
+    report.table("threads", sources.thread_stats(), &thread_fields)?;
     report.end()
 }
 
@@ -197,11 +193,8 @@ impl<'a> Report<'a> {
     fn name(&mut self, name: &str) -> fmt::Result {
         let is_first = core::mem::take(&mut self.is_first);
         match self.form {
-            Form::Text => writeln!(self.out, "{name}"),
-            Form::Json => {
-                self.out.write_str(if is_first { "" } else { "," })?;
-                write!(self.out, "\"{name}\":")
-            }
+            Form::Text => join(self.out, &[name, "\n"]),
+            Form::Json => json_name(self.out, is_first, name),
         }
     }
 
@@ -209,7 +202,7 @@ impl<'a> Report<'a> {
     fn section(
         &mut self,
         name: &str,
-        describe: impl FnOnce(&mut Fields) -> fmt::Result,
+        describe: &mut dyn FnMut(&mut Fields) -> fmt::Result,
     ) -> fmt::Result {
         self.name(name)?;
         let style = match self.form {
@@ -224,7 +217,7 @@ impl<'a> Report<'a> {
         &mut self,
         name: &str,
         items: impl Iterator<Item = T>,
-        describe: impl Fn(&mut Fields, &T) -> fmt::Result,
+        describe: &dyn Fn(&mut Fields, &T) -> fmt::Result,
     ) -> fmt::Result {
         self.name(name)?;
         if self.form == Form::Json {
@@ -233,14 +226,16 @@ impl<'a> Report<'a> {
         for (at, item) in items.enumerate() {
             if self.form == Form::Json {
                 self.out.write_str(if at == 0 { "" } else { "," })?;
-                Fields::write(Style::Json, self.out, |fields| describe(fields, &item))?;
+                Fields::write(Style::Json, self.out, &mut |fields| describe(fields, &item))?;
                 continue;
             }
             if at == 0 {
-                Fields::write(Style::Heading, self.out, |fields| describe(fields, &item))?;
+                Fields::write(Style::Heading, self.out, &mut |fields| {
+                    describe(fields, &item)
+                })?;
                 self.out.write_char('\n')?;
             }
-            Fields::write(Style::Cell, self.out, |fields| describe(fields, &item))?;
+            Fields::write(Style::Cell, self.out, &mut |fields| describe(fields, &item))?;
             self.out.write_char('\n')?;
         }
         if self.form == Form::Json {
@@ -273,7 +268,7 @@ impl Fields<'_> {
     fn write(
         style: Style,
         out: &mut dyn Write,
-        describe: impl FnOnce(&mut Fields) -> fmt::Result,
+        describe: &mut dyn FnMut(&mut Fields) -> fmt::Result,
     ) -> fmt::Result {
         if style == Style::Json {
             out.write_char('{')?;
@@ -295,14 +290,29 @@ impl Fields<'_> {
     }
 
     fn count(&mut self, name: &str, value: u64) -> fmt::Result {
+        let digits = Digits::new(value);
         match self.style {
             Style::Json => {
                 self.json_name(name)?;
-                write!(self.out, "{value}")
+                self.out.write_str(digits.text())
             }
-            Style::Line => writeln!(self.out, "  {name:<22} {value:>16}"),
-            Style::Heading => write!(self.out, "  {name:>8}"),
-            Style::Cell => write!(self.out, "  {value:>0$}", name.len().max(8)),
+            Style::Line => {
+                join(self.out, &["  ", name])?;
+                pad(self.out, name, NAME_WIDTH)?;
+                self.out.write_char(' ')?;
+                pad(self.out, digits.text(), FIGURE_WIDTH)?;
+                join(self.out, &[digits.text(), "\n"])
+            }
+            Style::Heading => {
+                self.out.write_str("  ")?;
+                pad(self.out, name, COLUMN_WIDTH)?;
+                self.out.write_str(name)
+            }
+            Style::Cell => {
+                self.out.write_str("  ")?;
+                pad(self.out, digits.text(), name.len().max(COLUMN_WIDTH))?;
+                self.out.write_str(digits.text())
+            }
         }
     }
 
@@ -315,11 +325,13 @@ impl Fields<'_> {
                 self.out.write_char(']')
             }
             Style::Line => {
-                write!(self.out, "  {name:<22} ")?;
+                join(self.out, &["  ", name])?;
+                pad(self.out, name, NAME_WIDTH)?;
+                self.out.write_char(' ')?;
                 self.values(values, "/")?;
                 self.out.write_char('\n')
             }
-            Style::Heading => write!(self.out, "  {name}"),
+            Style::Heading => join(self.out, &["  ", name]),
             Style::Cell => {
                 self.out.write_str("  ")?;
                 self.values(values, "/")
@@ -329,17 +341,72 @@ impl Fields<'_> {
 
     fn json_name(&mut self, name: &str) -> fmt::Result {
         let is_first = core::mem::take(&mut self.is_first);
-        self.out.write_str(if is_first { "" } else { "," })?;
-        write!(self.out, "\"{name}\":")
+        json_name(self.out, is_first, name)
     }
 
     fn values(&mut self, values: &[u32], separator: &str) -> fmt::Result {
         for (at, value) in values.iter().enumerate() {
-            self.out.write_str(if at == 0 { "" } else { separator })?;
-            write!(self.out, "{value}")?;
+            let digits = Digits::new(u64::from(*value));
+            join(
+                self.out,
+                &[if at == 0 { "" } else { separator }, digits.text()],
+            )?;
         }
         Ok(())
     }
+}
+
+/// Bytes of a name and of a figure on a line of their own, and the fewest of a column.
+const NAME_WIDTH: usize = 22;
+const FIGURE_WIDTH: usize = 16;
+const COLUMN_WIDTH: usize = 8;
+
+/// A number in decimal. The formatting of the core library would be a large part of the
+/// C library that this is linked into.
+struct Digits {
+    bytes: [u8; Digits::MAX],
+    start: usize,
+}
+
+impl Digits {
+    const MAX: usize = u64::MAX.ilog10() as usize + 1;
+
+    fn new(mut value: u64) -> Digits {
+        let mut digits = Digits {
+            bytes: [b'0'; Digits::MAX],
+            start: Digits::MAX,
+        };
+        for byte in digits.bytes.iter_mut().rev() {
+            *byte = b'0' + (value % 10) as u8;
+            digits.start -= 1;
+            value /= 10;
+            if value == 0 {
+                break;
+            }
+        }
+        digits
+    }
+
+    fn text(&self) -> &str {
+        let bytes = self.bytes.get(self.start..).unwrap_or_default();
+        core::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+#[inline(never)]
+fn join(out: &mut dyn Write, parts: &[&str]) -> fmt::Result {
+    parts.iter().try_for_each(|part| out.write_str(part))
+}
+
+/// As many spaces as bring the text to the width.
+#[inline(never)]
+fn pad(out: &mut dyn Write, text: &str, width: usize) -> fmt::Result {
+    (text.len()..width).try_for_each(|_| out.write_char(' '))
+}
+
+#[inline(never)]
+fn json_name(out: &mut dyn Write, is_first: bool, name: &str) -> fmt::Result {
+    join(out, &[if is_first { "\"" } else { ",\"" }, name, "\":"])
 }
 
 /// Writes to a file descriptor, with a prefix before each line. What is left is
@@ -429,19 +496,19 @@ mod tests {
         let mut text = String::new();
         let mut report = Report::begin(form, &mut text).unwrap();
         report
-            .section("first", |fields| {
+            .section("first", &mut |fields| {
                 fields.number("one", 1)?;
                 fields.list("list", &[7, 8])
             })
             .unwrap();
         report
-            .table("items", [10_u64, 200].iter(), |fields, item| {
+            .table("items", [10_u64, 200].iter(), &|fields, item| {
                 fields.count("a_long_name", **item)?;
                 fields.list("more", &[1, 2])
             })
             .unwrap();
         report
-            .table("none", [0_u64; 0].iter(), |fields, item| {
+            .table("none", [0_u64; 0].iter(), &|fields, item| {
                 fields.count("never", **item)
             })
             .unwrap();
@@ -469,6 +536,13 @@ mod tests {
             "",
         ];
         assert_eq!(written(Form::Text), text.join("\n"));
+    }
+
+    #[test]
+    fn numbers_are_decimal() {
+        for number in [0, 1, 9, 10, 99, 100, 12_345, u64::MAX / 10, u64::MAX] {
+            assert_eq!(Digits::new(number).text(), number.to_string());
+        }
     }
 
     #[test]

@@ -129,7 +129,8 @@ pub unsafe fn malloc_info(options: c_int, stream: *mut libc::FILE) -> c_int {
     unsafe { line.write_to(stream) };
     // The figures are taken before any of them is written: the stream may allocate.
     let stats = alloc.stats();
-    let mut classes = [ClassStats::default(); crate::process_arena::CLASSES];
+    // SAFETY: All of it is numbers.
+    let mut classes: [ClassStats; crate::process_arena::CLASSES] = unsafe { core::mem::zeroed() };
     let mut count = 0;
     alloc.class_stats(|class| {
         classes[count] = *class;
@@ -184,6 +185,7 @@ impl Line {
         }
     }
 
+    #[inline(never)]
     fn text(&mut self, text: &str) {
         text.bytes().for_each(|byte| self.byte(byte));
     }
@@ -195,6 +197,7 @@ impl Line {
         }
     }
 
+    #[inline(never)]
     fn attribute(&mut self, name: &str, number: usize) {
         self.byte(b' ');
         self.text(name);
