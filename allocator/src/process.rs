@@ -523,16 +523,20 @@ impl Process {
 /// Arenas for so many threads as can run at the same time, and as many again for
 /// those that wait while they hold a lock or a lot of memory.
 fn arenas_max() -> u16 {
-    // SAFETY: The set is valid as zeros and as the call leaves it. Where there are
-    // more processors than it has room for, the call fails.
-    let processors = unsafe {
-        let mut set = core::mem::zeroed::<libc::cpu_set_t>();
-        match libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) {
-            0 => libc::CPU_COUNT(&set).max(1) as usize,
-            _ => ARENAS_MAX,
-        }
+    // Not the C library's function, which lies far from any other that is used here:
+    // the kernel maps 64 KiB of code around what is called.
+    let mut set = [0_u64; 16];
+    // SAFETY: The call writes no more bytes than it is told of. Where there are more
+    // processors than fit, it fails; else it returns how many bytes it wrote.
+    let written = unsafe {
+        let room = size_of_val(&set);
+        libc::syscall(libc::SYS_sched_getaffinity, 0, room, set.as_mut_ptr())
     };
-    (processors * 4).min(ARENAS_MAX) as u16
+    let processors = match written {
+        1.. => set.iter().map(|word| word.count_ones() as usize).sum(),
+        _ => ARENAS_MAX,
+    };
+    (processors.max(1) * 4).min(ARENAS_MAX) as u16
 }
 
 fn settings_of_environment() -> Settings {

@@ -10,7 +10,7 @@
 
 use crate::arena_table::ArenaTable;
 use crate::hardened::Quarantine;
-use crate::metadata::Area;
+use crate::metadata::{Area, Table};
 use crate::os;
 use crate::process_arena::ProcessArena;
 use crate::tenancy::Tenancy;
@@ -129,8 +129,9 @@ pub(crate) struct Registry {
     area: Area,
     /// Records made so far.
     made: u32,
-    /// A bit for every record below `made` that no thread uses.
-    free: [u64; THREADS_MAX / 64],
+    /// A bit for every record below `made` that no thread uses. Apart, since most
+    /// programs never have so many threads that more than the first word counts.
+    free: Table<u64>,
     free_count: u32,
     tenancy: Tenancy,
 }
@@ -153,7 +154,7 @@ impl Registry {
         Some(Self {
             area,
             made: 0,
-            free: [0; THREADS_MAX / 64],
+            free: Table::with_len(THREADS_MAX / 64)?,
             free_count: 0,
             tenancy: Tenancy::new(),
         })
@@ -231,15 +232,20 @@ impl Registry {
     }
 
     fn is_free(&self, index: u32) -> bool {
-        self.free[index as usize / 64] >> (index % 64) & 1 != 0
+        self.free.items()[index as usize / 64] >> (index % 64) & 1 != 0
     }
 
     /// The lowest free record, else a new one.
     fn take_record(&mut self) -> Option<&'static Thread> {
-        let index = match self.free.iter().position(|word| *word != 0) {
+        let words = self.free.items_mut();
+        let free = match self.free_count {
+            0 => None,
+            _ => words.iter().position(|word| *word != 0),
+        };
+        let index = match free {
             Some(word) => {
-                let bits = self.free[word];
-                self.free[word] = bits & (bits - 1);
+                let bits = words[word];
+                words[word] = bits & (bits - 1);
                 self.free_count -= 1;
                 word as u32 * 64 + bits.trailing_zeros()
             }
@@ -258,7 +264,7 @@ impl Registry {
     }
 
     fn put_record(&mut self, index: u32) {
-        self.free[index as usize / 64] |= 1 << (index % 64);
+        self.free.items_mut()[index as usize / 64] |= 1 << (index % 64);
         self.free_count += 1;
         if self.free_count > WARM_RECORDS_MAX {
             // Zeros are a record with a closed cache. If the system refuses, or its
