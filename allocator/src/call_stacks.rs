@@ -51,7 +51,10 @@ impl Weighted {
 
 #[cfg(test)]
 impl Weighted {
-    #[cfg_attr(feature = "hardened", allow(dead_code))]
+    #[cfg_attr(
+        feature = "hardened",
+        allow(dead_code, reason = "the profile's tests alone use it")
+    )]
     pub(crate) fn objects(&self) -> u64 {
         self.objects
     }

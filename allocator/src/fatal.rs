@@ -16,11 +16,7 @@ pub(crate) const WRONG_SIZE: &str =
 #[cold]
 #[inline(never)]
 pub(crate) fn fatal(what: &'static str, value: usize) -> ! {
-    let mut message = Message {
-        bytes: [0; 160],
-        length: 0,
-    };
-    message.text("slabkv: ");
+    let mut message = Message::<160>::begin();
     message.text(what);
     message.text(" (0x");
     message.hexadecimal(value);
@@ -33,11 +29,7 @@ pub(crate) fn fatal(what: &'static str, value: usize) -> ! {
 #[cold]
 #[inline(never)]
 pub(crate) fn misuse(what: &'static str, object: usize, slot_bytes: u32) -> ! {
-    let mut message = Message {
-        bytes: [0; 160],
-        length: 0,
-    };
-    message.text("slabkv: ");
+    let mut message = Message::<160>::begin();
     message.text(what);
     message.text(" (0x");
     message.hexadecimal(object);
@@ -52,25 +44,14 @@ pub(crate) fn misuse(what: &'static str, object: usize, slot_bytes: u32) -> ! {
 #[cold]
 pub(crate) fn complain(place: &str, item: &[u8], what: &'static str) {
     const ITEM_BYTES_MAX: usize = 48;
-    let mut message = Message {
-        bytes: [0; 320],
-        length: 0,
-    };
-    message.text("slabkv: ");
+    let mut message = Message::<320>::begin();
     message.text(place);
     message.text(": \"");
     message.printable(&item[..item.len().min(ITEM_BYTES_MAX)]);
     message.text("\" is ignored: ");
     message.text(what);
     message.text("\n");
-    // SAFETY: The buffer is valid for `length` bytes.
-    unsafe {
-        libc::write(
-            libc::STDERR_FILENO,
-            message.bytes.as_ptr().cast(),
-            message.length,
-        )
-    };
+    message.write();
 }
 
 struct Message<const BYTES: usize> {
@@ -79,6 +60,16 @@ struct Message<const BYTES: usize> {
 }
 
 impl<const BYTES: usize> Message<BYTES> {
+    /// A message that says whose it is.
+    fn begin() -> Self {
+        let mut message = Self {
+            bytes: [0; BYTES],
+            length: 0,
+        };
+        message.text("slabkv: ");
+        message
+    }
+
     /// Appends as much as there is room for.
     fn text(&mut self, text: &str) {
         for (to, from) in self.bytes.iter_mut().skip(self.length).zip(text.bytes()) {
@@ -87,13 +78,16 @@ impl<const BYTES: usize> Message<BYTES> {
         }
     }
 
-    fn write_and_abort(&self) -> ! {
+    fn write(&self) {
         // SAFETY: The buffer is valid for `length` bytes. A write that fails leaves
         // nothing better to try.
-        unsafe {
-            libc::write(libc::STDERR_FILENO, self.bytes.as_ptr().cast(), self.length);
-            libc::abort()
-        }
+        unsafe { libc::write(libc::STDERR_FILENO, self.bytes.as_ptr().cast(), self.length) };
+    }
+
+    fn write_and_abort(&self) -> ! {
+        self.write();
+        // SAFETY: It may be called at any time.
+        unsafe { libc::abort() }
     }
 
     fn decimal(&mut self, value: u32) {

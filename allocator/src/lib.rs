@@ -182,10 +182,19 @@ mod tls;
 #[cfg(not(loom))]
 mod unwind;
 
+// Those that loom leaves unused parts of, since the process heap is what uses them.
 #[cfg_attr(loom, allow(dead_code))]
 mod fatal;
 #[cfg_attr(loom, allow(dead_code))]
+mod hardened;
+#[cfg_attr(loom, allow(dead_code))]
+mod os;
+#[cfg_attr(loom, allow(dead_code))]
+mod promotion;
+#[cfg_attr(loom, allow(dead_code))]
 mod remote_free;
+#[cfg_attr(loom, allow(dead_code))]
+pub mod settings;
 #[cfg_attr(loom, allow(dead_code))]
 mod sync;
 #[cfg_attr(loom, allow(dead_code))]
@@ -199,20 +208,14 @@ mod decay;
 mod density;
 mod evacuation;
 mod hand;
-#[cfg_attr(loom, allow(dead_code))]
-mod hardened;
 mod heap_map;
 mod introspect;
 mod large;
 mod merging;
 mod metadata;
-#[cfg_attr(loom, allow(dead_code))]
-mod os;
 mod page_heap;
 mod page_map;
 mod page_purge;
-#[cfg_attr(loom, allow(dead_code))]
-mod promotion;
 mod punch;
 mod record_pool;
 pub mod relocation;
@@ -224,8 +227,6 @@ pub mod local_arena;
 #[doc(hidden)]
 pub mod model;
 pub mod options;
-#[cfg_attr(loom, allow(dead_code))]
-pub mod settings;
 pub mod size_class;
 pub mod stats;
 pub mod units;

@@ -191,7 +191,6 @@ pub(crate) fn environment(name: &CStr) -> Option<&[u8]> {
 
 /// Reads a file from its start, at most as much as there is room for. Returns the
 /// bytes; `None` where it cannot be read.
-#[cfg_attr(loom, allow(dead_code))]
 pub(crate) fn read_file(path: &CStr, into: &mut [u8]) -> Option<usize> {
     system::read_file(path, into)
 }
