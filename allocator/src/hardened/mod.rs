@@ -40,6 +40,10 @@ mod off;
 mod on;
 
 #[cfg(not(feature = "hardened"))]
+#[cfg_attr(
+    loom,
+    allow(unused_imports, reason = "the process heap is what uses them")
+)]
 pub(crate) use off::*;
 #[cfg(feature = "hardened")]
 pub(crate) use on::*;

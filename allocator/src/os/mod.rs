@@ -7,6 +7,10 @@
 #[cfg(any(test, miri, fuzzing))]
 pub(crate) mod fake;
 #[cfg(not(miri))]
+#[cfg_attr(
+    fuzzing,
+    allow(dead_code, reason = "the fake answers for itself as to huge pages")
+)]
 mod linux;
 mod reservations;
 
