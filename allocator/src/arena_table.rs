@@ -548,6 +548,35 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_class_gives_up_whole_slabs_and_dead_pages_only_where_asked() {
+        let mut subject = Subject::new();
+        // Five slots on three pages, of which one stays in use.
+        let class = GENERAL.class_of(2304);
+        (0..10).for_each(|_| subject.fill(0, class, 5, Faults::default()));
+        for stride in [5, 4, 3, 2] {
+            let slots = subject.choose(class, usize::MAX, stride);
+            subject.release(0, class, &slots, None);
+        }
+        let counts = |subject: &Subject| subject.pages.with(|pages| *pages.source.pages.counts());
+        let arena = |subject: &Subject| {
+            subject.arenas.arena(0).settle_whole_slabs(&subject.pages);
+        };
+        (0..4).for_each(|_| arena(&subject));
+        let before = counts(&subject);
+        assert_eq!((before.used, before.punched), (30, 0));
+        // Twice to see that the slabs are quiet, and once to act on it.
+        subject.settle();
+        subject.settle();
+        assert!(counts(&subject).punched > 0);
+        subject.check();
+        let rest = subject.choose(class, usize::MAX, 1);
+        subject.release(0, class, &rest, None);
+        (0..2).for_each(|_| arena(&subject));
+        assert_eq!(counts(&subject).used, 0);
+        subject.check();
+    }
+
+    #[test]
     fn a_class_is_sparse_when_many_of_its_slabs_are() {
         let mut subject = Subject::new();
         let class = GENERAL.class_of(256);

@@ -356,6 +356,9 @@ impl Process {
     fn tick_cache(&self, thread: &'static Thread) {
         self.adapt_cache(thread, |class| thread.cache.tick(class));
         thread.cache.ticked();
+        if !BACKGROUND.is_started() {
+            self.arena_of(thread).settle_whole_slabs(&self.pages);
+        }
     }
 
     /// Gives the cache the budget that befits its arena, and flushes the classes for

@@ -246,9 +246,19 @@ impl ProcessArena {
 
     /// Takes back what other threads have freed. Classes that have handed nothing
     /// out since the last call also give up the slab that they allocate from, if
-    /// it is empty, and those kept for reuse. Passes over bins whose lock is held.
-    /// Returns whether anything was handed out meanwhile.
+    /// it is empty, those kept for reuse, and dead pages of quiet slabs. Passes over
+    /// bins whose lock is held. Returns whether anything was handed out meanwhile.
     pub(crate) fn settle(&self, pages: &SharedPages) -> bool {
+        self.settle_bins(pages, true)
+    }
+
+    /// The same, but keeps dead pages: for a small heap, which nobody settles by the
+    /// clock, so that what its program used at first does not stay for good.
+    pub(crate) fn settle_whole_slabs(&self, pages: &SharedPages) {
+        self.settle_bins(pages, false);
+    }
+
+    fn settle_bins(&self, pages: &SharedPages, punches: bool) -> bool {
         let mut busy = false;
         for class in self.used() {
             let bin = &self.bins[class];
@@ -267,7 +277,9 @@ impl ProcessArena {
                 slabs.keep_empty(pages, slab);
             }
             slabs.give_up_empty(pages);
-            slabs.punch(pages, shape);
+            if punches {
+                slabs.punch(pages, shape);
+            }
         }
         busy
     }
