@@ -7,6 +7,7 @@ mod live;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use live::web::{open_port, whole_request};
@@ -42,7 +43,9 @@ impl Browser {
                 break port.trim_end_matches('.').parse().expect("a port");
             }
         };
-        let name = format!("slabkv-page-{}", std::process::id());
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("slabkv-page-{}-{number}", std::process::id());
         let profile = std::env::temp_dir().join(name);
         let _ = std::fs::remove_dir_all(&profile);
         let mut browser = Self {
@@ -124,9 +127,22 @@ impl Browser {
         self.call("/actions", &json!({ "actions": [mouse] }));
     }
 
-    fn devtools(&self, command: &str, params: &Value) {
+    fn devtools(&self, command: &str, params: &Value) -> Value {
         let call = json!({ "cmd": command, "params": params });
-        self.call("/goog/cdp/execute", &call);
+        self.call("/goog/cdp/execute", &call)
+    }
+
+    /// What the page holds after its garbage was collected: bytes of scripts, nodes and listeners of the document.
+    fn holds(&self) -> [f64; 3] {
+        self.devtools("Performance.enable", &json!({}));
+        self.devtools("HeapProfiler.collectGarbage", &json!({}));
+        let answer = self.devtools("Performance.getMetrics", &json!({}));
+        let metrics = answer["metrics"].as_array().expect("a list");
+        ["JSHeapUsedSize", "Nodes", "JSEventListeners"].map(|name| {
+            let metric = metrics.iter().find(|metric| metric["name"] == name);
+            let value = metric.and_then(|metric| metric["value"].as_f64());
+            value.expect("Chromium counts it")
+        })
     }
 
     /// Shows the window in this size.
@@ -258,6 +274,9 @@ fn the_page_follows_the_server_in_a_browser() {
     browser.resize(390, 800);
     browser.wait("document.documentElement.clientWidth === 390");
     browser.wait("document.documentElement.scrollWidth <= 390");
+    let wide = "document.getElementById('about').textContent = 'a long line '.repeat(20); \
+                return document.documentElement.scrollWidth <= 390";
+    assert_eq!(browser.run(wide), true);
 
     let path = format!("{}/se/log", browser.session);
     let log = browser.send("POST", &path, &json!({ "type": "browser" }));
@@ -266,6 +285,80 @@ fn the_page_follows_the_server_in_a_browser() {
     if let Some(folder) = std::env::var_os("SLABKV_PICTURES") {
         pictures(&browser, Path::new(&folder));
     }
+}
+
+/// Has the page's own listeners get events: of so many seconds, each with a tile that changed, and this many greetings
+/// before them, as a page gets that has lost its connection.
+const SEND: &str = r#"
+window.send = (greetings, seconds) => {
+  const tell = (name, data) => source.dispatchEvent(new MessageEvent(name, { data }));
+  for (let i = 0; i < greetings; i += 1) tell("hello", JSON.stringify(state.hello));
+  for (let i = 0; i < seconds; i += 1) {
+    sent += 1;
+    const figures = state.second.figures.map((figure) => figure + sent % 7);
+    const second = { ...state.second, t: begin + sent, figures, uptime: sent };
+    tell("second", JSON.stringify(second));
+    const tile = String.fromCharCode(sent % 250, 0, 0, 24, 0, sent % 255, 255, 0);
+    tell("tiles", JSON.stringify([[0, btoa(tile)]]));
+  }
+};
+window.loading = 0;
+const loads = window.load;
+window.load = (path) => {
+  loading += 1;
+  return loads(path).finally(() => { loading -= 1; });
+};
+window.sent = 0;
+window.begin = state.second.t + 100;
+"#;
+
+#[test]
+fn a_page_that_stays_open_for_a_day_holds_no_more_than_after_an_hour() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let server = Server::start();
+    let client = &mut server.client();
+    let port = open_port(client);
+    each(client, 0..20_000, &["SET", &"v".repeat(200)]);
+    let script = "const Source = EventSource; \
+                  EventSource = class extends Source { constructor(url) { super(url); window.source = this; } };";
+    browser.devtools(
+        "Page.addScriptToEvaluateOnNewDocument",
+        &json!({ "source": script }),
+    );
+    let url = format!("http://localhost:{port}/");
+    browser.call("/url", &json!({ "url": url }));
+    browser.wait("document.documentElement.dataset.seconds >= 2");
+    browser.run("document.querySelector('#range [data-value=\"3600\"]').click()");
+    browser.run(SEND);
+
+    let pass = |hours: u32| {
+        browser
+            .run("Object.defineProperty(document, 'hidden', { value: true, configurable: true })");
+        for _ in 0..hours * 2 {
+            browser.run("send(1, 1800)");
+        }
+        // Some of it in front.
+        browser.run("delete document.hidden");
+        browser.run("send(3, 50)");
+        // The greetings have asked for the past.
+        browser.wait("loading === 0");
+    };
+    pass(2);
+    let before = browser.holds();
+    pass(22);
+    let after = browser.holds();
+    let rows = browser.run("return [state.times.length, state.rows.length, sent]");
+    assert_eq!(rows[2], 24 * 3600 + 100);
+    for length in [&rows[0], &rows[1]] {
+        assert!(length.as_u64().is_some_and(|rows| rows <= 3660), "{rows}");
+    }
+    let [script, nodes, listeners] = [0, 1, 2].map(|at| after[at] - before[at]);
+    // The rows of these 22 hours would be 20 MB at least, a chart's nodes and listeners for each greeting thousands and
+    // hundreds; what has not been collected yet is less.
+    let holds = script < 5e6 && nodes < 1000.0 && listeners < 200.0;
+    assert!(holds, "{before:?} became {after:?}");
 }
 
 /// Takes pictures for the documents: a heap of several sizes, thinned out, and the same compacted.

@@ -78,7 +78,10 @@ class HeapMap {
         else tiles.set(chunk, tile);
       }
     }
-    this.draw();
+  }
+
+  /** Has the chosen tile's description read out, if it is another one. */
+  say() {
     const selected = this.find();
     const said = selected && this.describe(selected);
     if (said && said !== this.said.textContent) this.said.textContent = said;

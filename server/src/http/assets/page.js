@@ -117,7 +117,7 @@ function build(id, series, show, legend, logarithmic = false) {
     scales: { x: { time: true, range: (_, low, high) => state.range > KEPT ? [low, high] : [Math.max(high - state.range, Math.min(low, high - 60)), high] }, y: logarithmic ? { distr: 3 } : { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
     padding: [6, 28, 0, 0],
     axes: [{ ...axis, size: 30, space: 70, values: (u, ticks) => ticks.map((t) => new Date(t * 1000).toLocaleTimeString("en-GB", state.range > 300 ? { hour: "2-digit", minute: "2-digit" } : {})) },
-      { ...axis, size: 74, space: 36, ...(show === bytes ? { incrs: BINARY } : {}), ...(logarithmic ? { splits: powers } : {}), values: (u, ticks) => ticks.map((tick) => tick == null ? "" : show(tick)) }],
+      { ...axis, size: 74, space: 36, ...(show === bytes ? { incrs: BINARY } : {}), ...(logarithmic ? { splits: powers, filter: (u, splits) => splits } : {}), values: (u, ticks) => ticks.map((tick) => tick == null ? "" : show(tick)) }],
     series: [{}, ...series.map(({ stroke, fill, width }) => ({ stroke, fill, width: width ?? 1.6, points: { show: false } }))],
     hooks: { setCursor: [(u) => legend(u.cursor.idx)] },
   };
@@ -294,7 +294,13 @@ function listen() {
     if (state.open) loadChunk();
     document.documentElement.dataset.seconds = Number(document.documentElement.dataset.seconds || 0) + 1;
   });
-  events.addEventListener("tiles", (event) => { heap.update(JSON.parse(event.data)); mapLegend(); });
+  events.addEventListener("tiles", (event) => {
+    heap.update(JSON.parse(event.data));
+    if (document.hidden) return;
+    heap.draw();
+    heap.say();
+    mapLegend();
+  });
   events.addEventListener("error", () => status(events.readyState === EventSource.CLOSED ? "refused" : "connection lost", "lost"));
 }
 
@@ -312,8 +318,8 @@ async function loadSeconds(gen) {
   const rows = times.map((_, i) => columns.map((values) => values[i]));
   const end = past.start + rows.length;
   const newer = state.times.findIndex((t) => t >= end);
-  state.times = newer < 0 ? times : times.concat(state.times.slice(newer));
-  state.rows = newer < 0 ? rows : rows.concat(state.rows.slice(newer));
+  state.times = (newer < 0 ? times : times.concat(state.times.slice(newer))).slice(-KEPT);
+  state.rows = (newer < 0 ? rows : rows.concat(state.rows.slice(newer))).slice(-KEPT);
 }
 
 async function loadChunk() {
