@@ -442,3 +442,53 @@ fn garbage_and_slow_readers_disturb_nobody() {
     let response: Response = request(port, "GET /events", "");
     assert_eq!(response.status, 401);
 }
+
+/// Requests that are broken at random come out of these.
+const WHOLE: [&[u8]; 4] = [
+    b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\nConnection: close\r\n\r\n",
+    b"POST /purge HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+    b"POST /x HTTP/1.1\r\nHost: [::1]:80\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"GET /history?seconds=10&minutes=%31 HTTP/1.0\r\nAuthorization: Basic eDp5\r\n\r\n",
+];
+
+#[test]
+fn requests_broken_at_random_are_survived() {
+    let server = Server::start();
+    let mut client = server.client();
+    let port = open_port(&mut client);
+    let before = info(&mut client, "used_memory");
+    let mut seed = 1_u64;
+    let mut below = |limit: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) as usize % limit
+    };
+    for _ in 0..400 {
+        let mut bytes = WHOLE[below(WHOLE.len())].to_vec();
+        for _ in 0..1 + below(4) {
+            let at = below(bytes.len());
+            match below(5) {
+                0 => bytes[at] = below(256) as u8,
+                1 => bytes.truncate(at.max(1)),
+                2 => _ = bytes.splice(at..at, [b"\r\n", &b"\0\xff"[..]][below(2)].to_vec()),
+                3 => bytes.extend_from_within(at..),
+                _ => bytes.extend((0..below(300)).map(|_| below(256) as u8)),
+            }
+        }
+        let mut stream = connect(port);
+        // The server may end the connection while it still gets more.
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1."),
+            "{:?} got {answer}",
+            String::from_utf8_lossy(&bytes)
+        );
+    }
+    assert_eq!(get(port, "/healthz"), "ok\n");
+    assert_eq!(client.run("PING"), Value::Simple("PONG".into()));
+    let used = info(&mut client, "used_memory");
+    assert!(used - before < 4e6, "{} bytes are left", used - before);
+}
