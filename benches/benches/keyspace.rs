@@ -1,9 +1,9 @@
 //! The keyspace in process: `cargo bench --bench keyspace [-- WHAT ...]`.
 //!
 //! `ops` nanoseconds per operation on a million keys; `bytes` memory per key from one to two million
-//! keys; `evacuate` the cost of moving; `recover` what is resident after most or all keys were
+//! keys; `map` how long a look at a chunk for the heap map takes; `evacuate` the cost of moving; `recover` what is resident after most or all keys were
 //! deleted, and how soon; `changing` the workloads W1 to W8 of "Log-structured Memory for DRAM-based
-//! Storage" (FAST '14, Table 1). Without WHAT, all of them. `SHARDS`, `KEYS` and `LIVE_MB` in the
+//! Storage" (FAST '14, Table 1). Without WHAT, all of them. `SHARDS`, `KEYS`, `LIVE_MB` and `MAP_MB` in the
 //! environment change the sizes.
 
 use std::env;
@@ -12,7 +12,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use kvstore::{
-    Key, KeyHash, Keyspace, KeyspaceOptions, NewExpiry, NewValue, StringRef, Touch, ValueRef, clock,
+    ChunkMap, Key, KeyHash, Keyspace, KeyspaceOptions, MapCursor, NewExpiry, NewValue, StringRef,
+    Touch, ValueRef, clock,
 };
 
 fn setting(name: &str, default: usize) -> usize {
@@ -492,14 +493,71 @@ fn changing() {
     );
 }
 
+/// Looks at all chunks, one by one as a page of the heap map does, and says how long each look took: that long it holds
+/// the shard's lock at most.
+fn look_at_chunks(keyspace: &Keyspace, what: &str) {
+    let mut map = ChunkMap::default();
+    let mut took = Vec::new();
+    let mut at = MapCursor::START;
+    loop {
+        let began = cpu_seconds();
+        let next = keyspace.map_chunk(at, &mut map);
+        took.push((cpu_seconds() - began) * 1e6);
+        let Some(next) = next else { break };
+        at = next;
+    }
+    let chunks = took.len() - 1;
+    took.sort_by(f64::total_cmp);
+    let mean = took.iter().sum::<f64>() / took.len() as f64;
+    let [half, most] = [0.5, 0.999].map(|share| took[(took.len() as f64 * share) as usize]);
+    let longest = took[chunks];
+    // The page's thread looks for 5 ms of each second.
+    let pass = 32_768.0 * mean / 5_000.0;
+    println!(
+        "map, {what}: {chunks} chunks, us each: mean {mean:.1}, half within {half:.1}, 99.9% {most:.1}, longest \
+         {longest:.1}; 64 GiB (32,768 chunks) in {pass:.0} s at 5 ms a second"
+    );
+}
+
+fn map() {
+    let bytes = (setting("MAP_MB", 256) as u64) << 20;
+    let now_ms = clock::now_ms();
+    // Slots of 24 bytes, and of all sizes.
+    for (what, most) in [("smallest slots", 1), ("values to 4000 B", 4000)] {
+        let keyspace = keyspace(2);
+        let value = vec![b'x'; most];
+        let mut random = Random(9);
+        let mut keys = 0;
+        let mut left = bytes as i64;
+        while left > 0 {
+            let length = 1 + random.below(most as u64) as usize;
+            set(&keyspace, now_ms, &key16(keys), &value[..length]);
+            keys += 1;
+            left -= length as i64 + 22;
+        }
+        look_at_chunks(&keyspace, what);
+        for key in (0..keys).filter(|key| key % 10 > 0) {
+            remove(&keyspace, now_ms, &key16(key));
+        }
+        keyspace.purge();
+        look_at_chunks(&keyspace, &format!("{what}, 90% deleted and purged"));
+        for key in (0..keys * 99 / 100).filter(|key| key % 10 == 0) {
+            remove(&keyspace, now_ms, &key16(key));
+        }
+        keyspace.purge();
+        look_at_chunks(&keyspace, &format!("{what}, all but the last 0.1%"));
+    }
+}
+
 fn main() {
     let wanted: Vec<String> = env::args()
         .skip(1)
         .filter(|arg| !arg.starts_with('-'))
         .collect();
-    let parts: [(&str, fn()); 5] = [
+    let parts: [(&str, fn()); 6] = [
         ("ops", ops),
         ("bytes", bytes),
+        ("map", map),
         ("evacuate", evacuate),
         ("recover", recover),
         ("changing", changing),
