@@ -14,9 +14,22 @@
 //! their part of the page map are given back as well.
 //!
 //! Nothing here locks: `&mut self` says that the caller owns the heap.
+//!
+//! ```text
+//! mod       runs are handed out, extended and taken back
+//! chunks    which chunks are open, and the lists from which one is chosen
+//! counts    where the pages are
+//! check     whether the books agree
+//! ```
+
+mod check;
+mod chunks;
+mod counts;
+
+pub(crate) use counts::PageCounts;
 
 use crate::bit_sets::BitSets;
-use crate::buddy::{BuddyCounts, ORDERS, PageBits, order_for};
+use crate::buddy::{ORDERS, PageBits, order_for};
 use crate::chunk::{Chunk, whole_groups};
 use crate::decay::Decay;
 use crate::density::Sweep;
@@ -26,7 +39,6 @@ use crate::page_map::{GROUP_CHUNKS, PAIR_CHUNKS, PageMap};
 use crate::units::{
     CHUNK_BYTES, CHUNK_ORDER, CHUNK_PAGES, CHUNK_SHIFT, ChunkIndex, PAGE_BYTES, PageIndex, PageRun,
 };
-use alloc::vec::Vec;
 use core::ptr::NonNull;
 
 /// Bytes of the region that are made accessible at a time.
@@ -37,9 +49,6 @@ pub(crate) const DIRTY: usize = ORDERS;
 /// Set of the closed chunks among those that were once opened.
 const CLOSED: usize = ORDERS + 1;
 const SETS: usize = ORDERS + 2;
-
-/// Free pages per huge page, on average, that stay for its sake: a sixty-fourth.
-const SPARED_PAGES: u32 = CHUNK_PAGES / 64;
 
 /// At what a region starts a multiple of, in bytes: runs can be aligned to that.
 /// More than a chunk where there is address space to spare.
@@ -69,58 +78,6 @@ pub(crate) struct PageHeapOptions {
     pub(crate) region_bytes_min: usize,
     /// Milliseconds within which free pages are purged.
     pub(crate) decay_ms: u32,
-}
-
-/// Where a heap's pages are, and what it has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PageCounts {
-    /// Pages handed out.
-    pub(crate) used: u32,
-    /// Pages handed out without memory behind them.
-    pub(crate) punched: u32,
-    /// Free pages with memory behind them.
-    pub(crate) dirty: u32,
-    /// Of these, those that lie in a page of the system's with pages in use.
-    pub(crate) held: u32,
-    /// Chunks that huge pages are allowed in, and dirty pages in them.
-    pub(crate) huge_chunks: u32,
-    pub(crate) huge_dirty: u32,
-    /// How often a chunk has got a huge page, and lost it.
-    pub(crate) promotions: u64,
-    pub(crate) demotions: u64,
-    /// Chunks with pages handed out or dirty, and groups with such chunks.
-    pub(crate) open_chunks: u32,
-    pub(crate) open_groups: u32,
-    /// Pairs of chunks with such chunks.
-    pub(crate) open_pairs: u32,
-    /// Pages ever handed out.
-    pub(crate) handed_total: u64,
-    /// Those among them that had no memory behind them.
-    pub(crate) fresh_total: u64,
-    /// Pages ever given back to the system, free or punched.
-    pub(crate) purged_total: u64,
-    /// Requests to give memory back that the system refused.
-    pub(crate) purges_refused: u64,
-    /// Free blocks by order; splits and merges so far.
-    pub(crate) buddy: BuddyCounts,
-}
-
-impl PageCounts {
-    /// Pages that have, or may have, memory behind them.
-    pub(crate) fn resident(&self) -> u32 {
-        self.used - self.punched + self.dirty
-    }
-
-    /// Dirty pages that are to be given back in time: all but those that cannot go
-    /// alone, and a few in huge pages, which are worth more than they weigh.
-    pub(crate) fn purgeable(&self) -> u32 {
-        self.dirty - self.held - self.spared()
-    }
-
-    /// Dirty pages that stay because the others in their huge pages are in use.
-    pub(crate) fn spared(&self) -> u32 {
-        (self.huge_chunks * SPARED_PAGES).min(self.huge_dirty)
-    }
 }
 
 /// A page heap with a region of its own.
@@ -222,29 +179,6 @@ impl PageHeap {
         ChunkIndex(self.frontier)
     }
 
-    /// The record of a chunk; `None` where it is closed.
-    pub(crate) fn chunk(&self, chunk: ChunkIndex) -> Option<&Chunk> {
-        let open = chunk.0 > 0 && chunk.0 < self.frontier && !self.is_closed(chunk.0);
-        open.then(|| &self.chunks.items()[chunk.0 as usize])
-    }
-
-    /// The first open chunk from `from` on.
-    pub(crate) fn next_open_chunk(&self, from: u32) -> Option<ChunkIndex> {
-        let mut chunk = from.max(1);
-        while chunk < self.frontier {
-            let closed = self.sets.word(CLOSED, chunk as usize >> 6) >> (chunk & 63);
-            if closed & 1 == 0 {
-                return Some(ChunkIndex(chunk));
-            }
-            chunk += closed.trailing_ones();
-        }
-        None
-    }
-
-    fn is_closed(&self, chunk: u32) -> bool {
-        chunk >= self.frontier || self.sets.contains(CLOSED, chunk)
-    }
-
     /// Takes `pages` consecutive pages; `None` where region or memory is
     /// exhausted. Their contents are undefined.
     pub(crate) fn allocate(&mut self, pages: u32) -> Option<PageRun> {
@@ -294,19 +228,6 @@ impl PageHeap {
         Some(PageRun {
             start: ChunkIndex(chunk).first_page().plus(start),
             pages,
-        })
-    }
-
-    /// The highest chunk of which pages are handed out, but at most `pages_max` with
-    /// memory behind them; looks at the highest 64 chunks.
-    pub(crate) fn highest_sparse_chunk(&self, pages_max: u32) -> Option<ChunkIndex> {
-        const CANDIDATES: usize = 64;
-        let chunks = (1..self.frontier).rev().take(CANDIDATES).map(ChunkIndex);
-        chunks.into_iter().find(|chunk| {
-            self.chunk(*chunk).is_some_and(|chunk| {
-                let used_pages = chunk.used_pages();
-                used_pages > 0 && used_pages - chunk.punched_pages() <= pages_max
-            })
         })
     }
 
@@ -415,124 +336,6 @@ impl PageHeap {
         }
     }
 
-    /// Opens the lowest closed chunk.
-    fn open_any(&mut self) -> Option<u32> {
-        let chunk = match self.sets.first(CLOSED) {
-            Some(chunk) => chunk,
-            None => {
-                let chunk = self.frontier;
-                if chunk >= self.chunks_max || !self.grow_frontier(chunk + 1) {
-                    return None;
-                }
-                chunk
-            }
-        };
-        self.open(chunk);
-        Some(chunk)
-    }
-
-    /// Makes the chunks below `frontier` known as closed ones, with memory to
-    /// be had for them, their records and their part of the map.
-    fn grow_frontier(&mut self, frontier: u32) -> bool {
-        if frontier <= self.frontier {
-            return true;
-        }
-        let groups = frontier.next_multiple_of(self.group_chunks) as usize;
-        if !(self.chunks.grow_to(groups)
-            && self.map.grow_to(groups * CHUNK_PAGES as usize)
-            && self.region.grow_to(frontier as usize * CHUNK_BYTES))
-        {
-            return false;
-        }
-        for chunk in self.frontier..frontier {
-            self.sets.insert(CLOSED, chunk);
-        }
-        self.frontier = frontier;
-        true
-    }
-
-    fn open(&mut self, chunk: u32) {
-        self.counts.open_groups += u32::from(self.are_closed(chunk, self.group_chunks));
-        self.counts.open_pairs += u32::from(self.are_closed(chunk, self.pair_chunks));
-        self.sets.remove(CLOSED, chunk);
-        self.counts.open_chunks += 1;
-        self.chunks.items_mut()[chunk as usize].open(&mut self.counts.buddy);
-        self.relist(chunk);
-    }
-
-    /// Enters the chunk under its longest free block, and among those with
-    /// dirty pages or not.
-    pub(crate) fn relist(&mut self, chunk: u32) {
-        let record = &mut self.chunks.items_mut()[chunk as usize];
-        let listed = record.buddy.longest().map_or(0, |order| order as u8 + 1);
-        let dirty = record.dirty() > 0;
-        let held = match self.system_pages {
-            1 => 0,
-            pages => record.held_pages(pages) as u16,
-        };
-        self.counts.held += u32::from(held);
-        self.counts.held -= u32::from(core::mem::replace(&mut record.held, held));
-        let huge_dirty = match record.density.is_huge {
-            true => record.dirty() as u16 - held,
-            false => 0,
-        };
-        self.counts.huge_dirty += u32::from(huge_dirty);
-        self.counts.huge_dirty -= u32::from(core::mem::replace(&mut record.huge_dirty, huge_dirty));
-        if listed != record.listed {
-            let before = core::mem::replace(&mut record.listed, listed);
-            if before > 0 {
-                let order = before as usize - 1;
-                self.sets.remove(order, chunk);
-                if self.sets.first(order).is_none() {
-                    self.orders_listed &= !(1 << order);
-                }
-            }
-            if listed > 0 {
-                let order = listed as usize - 1;
-                self.sets.insert(order, chunk);
-                self.orders_listed |= 1 << order;
-            }
-        }
-        if dirty != self.sets.contains(DIRTY, chunk) {
-            if dirty {
-                self.sets.insert(DIRTY, chunk);
-            } else {
-                self.sets.remove(DIRTY, chunk);
-            }
-        }
-    }
-
-    pub(crate) fn close_if_idle(&mut self, chunk: u32) {
-        let record = &mut self.chunks.items_mut()[chunk as usize];
-        if !record.is_idle() {
-            return;
-        }
-        record.close(&mut self.counts.buddy);
-        self.relist(chunk);
-        self.sets.insert(CLOSED, chunk);
-        self.counts.open_chunks -= 1;
-        if self.are_closed(chunk, self.pair_chunks) {
-            self.counts.open_pairs -= 1;
-            let pair = chunk / self.pair_chunks * self.pair_chunks;
-            self.map.purge_slabs(ChunkIndex(pair), self.pair_chunks);
-        }
-        if self.are_closed(chunk, self.group_chunks) {
-            self.counts.open_groups -= 1;
-            let group = chunk / self.group_chunks * self.group_chunks;
-            self.chunks
-                .purge(group as usize, self.group_chunks as usize);
-            self.map.purge_classes(ChunkIndex(group), self.group_chunks);
-        }
-    }
-
-    /// Whether all of the `count` chunks, in line with their number, are closed
-    /// among which this one is.
-    fn are_closed(&self, chunk: u32, count: u32) -> bool {
-        let first = chunk / count * count;
-        let mut members = first.max(1)..first + count;
-        members.all(|chunk| self.is_closed(chunk))
-    }
-
     /// Whether a page has, or may have, memory behind it.
     pub(crate) fn is_resident(&self, page: PageIndex) -> bool {
         self.chunk(page.chunk())
@@ -603,71 +406,6 @@ impl PageHeap {
             self.counts.punched -= missing;
             self.counts.fresh_total += u64::from(missing);
         }
-    }
-
-    /// Panics unless all books agree. Takes time in proportion to the region's
-    /// used part.
-    pub(crate) fn check(&self) {
-        let mut counts = PageCounts {
-            handed_total: self.counts.handed_total,
-            fresh_total: self.counts.fresh_total,
-            purged_total: self.counts.purged_total,
-            promotions: self.counts.promotions,
-            demotions: self.counts.demotions,
-            purges_refused: self.counts.purges_refused,
-            ..PageCounts::default()
-        };
-        counts.buddy.splits = self.counts.buddy.splits;
-        counts.buddy.merges = self.counts.buddy.merges;
-        for order in 0..ORDERS {
-            let any = self.sets.first(order).is_some();
-            assert_eq!(self.orders_listed >> order & 1 != 0, any, "order {order}");
-        }
-        for index in 1..self.frontier {
-            let listed: Vec<usize> = (0..SETS)
-                .filter(|set| self.sets.contains(*set, index))
-                .collect();
-            if index == 1 || index.is_multiple_of(self.group_chunks) {
-                counts.open_groups += u32::from(!self.are_closed(index, self.group_chunks));
-            }
-            if index == 1 || index.is_multiple_of(self.pair_chunks) {
-                counts.open_pairs += u32::from(!self.are_closed(index, self.pair_chunks));
-            }
-            let Some(record) = self.chunk(ChunkIndex(index)) else {
-                assert_eq!(listed, [CLOSED], "chunk {index}");
-                continue;
-            };
-            record.check();
-            let mut expected = Vec::new();
-            expected.extend(record.buddy.longest());
-            if record.dirty() > 0 {
-                expected.push(DIRTY);
-            }
-            assert_eq!(listed, expected, "chunk {index}");
-            assert!(!record.is_idle(), "chunk {index} is open for nothing");
-            counts.used += record.used_pages();
-            counts.punched += record.punched_pages();
-            counts.dirty += record.dirty();
-            counts.held += record.held_pages(self.system_pages);
-            if record.density.is_huge {
-                counts.huge_chunks += 1;
-                counts.huge_dirty += record.dirty() - record.held_pages(self.system_pages);
-                assert_eq!(record.punched_pages(), 0, "chunk {index}");
-            }
-            counts.open_chunks += 1;
-            for order in 0..ORDERS {
-                counts.buddy.free_blocks[order] += record.buddy.blocks(order).count() as u32;
-            }
-            let first = ChunkIndex(index).first_page();
-            for page in 0..CHUNK_PAGES {
-                let used = record.is_used(page);
-                let entry = self.map.class_entry(first.plus(page));
-                assert_eq!(used, entry != 0, "page {page} of chunk {index}");
-            }
-        }
-        assert_eq!(self.counts, counts);
-        assert!(self.region.committed() >= (self.frontier as usize - 1) * CHUNK_BYTES);
-        assert!(self.counts.resident() as usize * PAGE_BYTES <= self.region.reserved());
     }
 }
 
