@@ -18,18 +18,24 @@ function bytes(n, digits = 1) {
 /** From sparse (orange) to full (blue). */
 const RAMP = [[224, 90, 20], [240, 150, 40], [232, 205, 110], [110, 185, 165], [52, 140, 190], [32, 96, 168]];
 
-function ramp(share) {
-  const at = Math.max(0, Math.min(1, share)) * (RAMP.length - 1);
+const SHADES = Array.from({ length: 201 }, (_, share) => {
+  const at = share / 200 * (RAMP.length - 1);
   const low = Math.min(Math.floor(at), RAMP.length - 2);
   const mix = RAMP[low].map((from, i) => Math.round(from + (RAMP[low + 1][i] - from) * (at - low)));
   return `rgb(${mix})`;
-}
+});
+
+function ramp(share) { return SHADES[Math.round(Math.max(0, Math.min(1, share)) * 200)]; }
 
 /** One colour per size class, far from its neighbours'. */
+const CLASS_COLOURS = new Map([[LARGE, "hsl(265 45% 60%)"]]);
+
 function classColour(slot) {
-  if (slot === LARGE) return "hsl(265 45% 60%)";
-  const place = Math.round(Math.log2(Math.max(slot, 8)) * 8);
-  return `hsl(${(place * 137.5) % 360} ${52 + (place % 3) * 10}% ${50 + (place % 2) * 9}%)`;
+  if (!CLASS_COLOURS.has(slot)) {
+    const place = Math.round(Math.log2(Math.max(slot, 8)) * 8);
+    CLASS_COLOURS.set(slot, `hsl(${(place * 137.5) % 360} ${52 + (place % 3) * 10}% ${50 + (place % 2) * 9}%)`);
+  }
+  return CLASS_COLOURS.get(slot);
 }
 
 function className(slot) {
@@ -144,16 +150,18 @@ class HeapMap {
   }
 
   drawTile(ctx, { tile, x, y, size }) {
-    ctx.fillStyle = this.css.empty;
-    ctx.fillRect(x, y, size, size);
-    // Up to where the chunk is in use, then what is free and not given back.
+    // Up to where the chunk is in use, then what is free and not given back, then the rest.
     const used = tile.used > 0 ? Math.max(1, Math.round(size * tile.used)) : 0;
     const dirty = tile.dirty > 0.01 ? Math.max(1, Math.round(size * tile.dirty)) : 0;
-    ctx.fillStyle = this.fill(tile);
-    ctx.fillRect(x, y + size - used, size, used);
-    ctx.fillStyle = this.css.dirty;
     const free = Math.min(dirty, size - used);
-    ctx.fillRect(x, y + size - used - free, size, free);
+    const fill = (colour, from, height) => {
+      if (height <= 0) return;
+      ctx.fillStyle = colour;
+      ctx.fillRect(x, y + size - from - height, size, height);
+    };
+    fill(this.fill(tile), 0, used);
+    fill(this.css.dirty, used, free);
+    fill(this.css.empty, used + free, size - used - free);
   }
 
   find() {

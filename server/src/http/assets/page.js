@@ -178,8 +178,16 @@ function buildCharts() {
   simple("chart-latency", "legend-latency", [line("half within", "#2a9d8f", "#3fbfae"), line("99%", "#c9820a", "#e9c257"), line("99.9%", "#c0392b", "#ff7b6b")], time, () => ["p50", "p99", "p999"].map((name) => column(name).map((v) => v || null)), true);
 }
 
+/** Draws everything anew. */
 function redraw(rebuild = false) {
   if (document.hidden || !state.figures.length) return;
+  drawSecond(rebuild);
+  heap.draw();
+  mapLegend();
+}
+
+/** Draws what changes each second. The heap map is drawn when tiles come. */
+function drawSecond(rebuild = false) {
   if (rebuild || !charts.size) buildCharts();
   const x = times();
   for (const { plot, box, fill, legend } of charts.values()) {
@@ -187,9 +195,7 @@ function redraw(rebuild = false) {
     plot.setData([x, ...fill()]);
     legend(plot.cursor.idx);
   }
-  heap.draw();
   view.draw();
-  mapLegend();
 }
 
 function mapLegend() {
@@ -290,7 +296,7 @@ function listen() {
     showNow();
     if (document.hidden) return;
     showClasses();
-    redraw();
+    drawSecond();
     if (state.open) loadChunk();
     document.documentElement.dataset.seconds = Number(document.documentElement.dataset.seconds || 0) + 1;
   });
