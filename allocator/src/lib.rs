@@ -250,4 +250,6 @@ pub use options::{ArenaOptions, Classes};
 pub use os::reservations;
 pub use relocation::{Finished, LiveSlot};
 pub use settings::{ExitReport, HugePages, Profile, Settings};
-pub use stats::{ArenaStats, ChunkStats, ClassStats, Extent, ExtentKind, Purged, Traffic, Waste};
+pub use stats::{
+    ArenaStats, ChunkStats, ClassStats, Extent, ExtentKind, PageUse, Purged, Traffic, Waste,
+};

@@ -3,9 +3,12 @@
 
 use crate::global_alloc::SlabAlloc;
 use crate::heap_stats::{HeapArenaStats, HeapClassStats, HeapStats, ThreadCacheStats};
+use crate::page_map::SAMPLED_HEAD;
 use crate::process::Process;
+use crate::process_arena::CLASSES;
 use crate::report::{self, Form};
-use crate::stats::ClassStats;
+use crate::stats::{ClassStats, PageUse};
+use crate::units::{CHUNK_PAGES, ChunkIndex};
 use core::fmt;
 
 impl SlabAlloc {
@@ -45,6 +48,37 @@ impl SlabAlloc {
         if let Some(process) = Process::get() {
             process.sources().snapshot().classes().for_each(visit);
         }
+    }
+
+    /// What each page of the first chunk at or after number `from` is used for that has
+    /// pages in use or resident. Returns its number and the address of its first page;
+    /// `None`, with nothing written, behind the last one. The lock of the pages is held
+    /// for a few microseconds, and nothing is allocated.
+    ///
+    /// With the system's page map, which tells the pages that were touched, this shows by
+    /// how much the books are ahead of what is resident.
+    pub fn chunk_pages(
+        &self,
+        from: u32,
+        pages: &mut [PageUse; CHUNK_PAGES as usize],
+    ) -> Option<(u32, usize)> {
+        let shared = Process::get()?.sources().pages;
+        shared.with(|books| {
+            let heap = &books.source.pages;
+            let chunk: ChunkIndex = heap.next_open_chunk(from)?;
+            let record = heap.chunk(chunk)?;
+            let first = chunk.first_page();
+            for (place, page) in pages.iter_mut().zip(0..) {
+                *place = match heap.map().class_entry(first.plus(page)) {
+                    _ if !record.is_resident(page) => PageUse::None,
+                    0 => PageUse::Dirty,
+                    entry if entry >= SAMPLED_HEAD => PageUse::Large,
+                    entry if entry > CLASSES as u8 => PageUse::None,
+                    _ => PageUse::Slab,
+                };
+            }
+            Some((chunk.0, heap.address(first).as_ptr().addr()))
+        })
     }
 
     /// Calls `visit` with the figures of each arena.

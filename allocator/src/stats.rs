@@ -191,6 +191,21 @@ pub struct ChunkStats {
     pub free_blocks: [u16; 10],
 }
 
+/// What a page of the process heap is used for, as its books say. A page counts from the
+/// moment when it is handed out, touched or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PageUse {
+    /// Nothing: there is no memory behind it.
+    #[default]
+    None,
+    /// Free, with memory behind it.
+    Dirty,
+    /// A slab.
+    Slab,
+    /// An object too large for slabs.
+    Large,
+}
+
 /// A piece of an arena's region with one use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {

@@ -4,7 +4,7 @@
 #![cfg(not(loom))]
 
 use serde_json::Value;
-use slab_allocator::{HeapClassStats, SlabAlloc};
+use slab_allocator::{HeapClassStats, PageUse, SlabAlloc};
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -332,4 +332,48 @@ fn totals_hold_while_others_allocate_and_free() {
             assert!(text().lines().count() > 40);
         }
     });
+}
+
+/// The pages of the heap by what they are used for add up to its books, once nobody changes them.
+#[test]
+fn pages_are_told_apart() {
+    let large = vec![1_u8; 3 << 20];
+    let sum_of_pages = || {
+        let mut uses = [PageUse::None; 512];
+        let (mut from, mut sums) = (0, [0; 3]);
+        let mut is_found = false;
+        while let Some((chunk, start)) = HEAP.chunk_pages(from, &mut uses) {
+            from = chunk + 1;
+            let here = (large.as_ptr().addr()).wrapping_sub(start) >> 12;
+            is_found |= uses.get(here) == Some(&PageUse::Large);
+            for (sum, kind) in sums
+                .iter_mut()
+                .zip([PageUse::Slab, PageUse::Large, PageUse::Dirty])
+            {
+                *sum += uses.iter().filter(|usage| **usage == kind).count() * 4096;
+            }
+        }
+        assert!(is_found, "the object lies on pages of large ones");
+        sums
+    };
+    let books = || {
+        let arenas = HEAP.stats().arenas;
+        let slabs = arenas.slab_bytes - arenas.punched_bytes;
+        [slabs, arenas.large_bytes, arenas.dirty_bytes]
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let before = books();
+        let pages = sum_of_pages();
+        if pages == before {
+            break;
+        }
+        // Other tests and the thread that gives pages back may be at work.
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{pages:?}, and {before:?} in the books"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    drop(large);
 }

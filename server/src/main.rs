@@ -6,7 +6,7 @@
 //!
 //! | row | files |
 //! |---|---|
-//! | words | `clock` `extended` `glob` `heap` `lcs` `mappings` `number` `process` |
+//! | words | `clock` `extended` `glob` `lcs` `mappings` `number` `process`, then `heap` |
 //! | wire | `resp` |
 //! | settings | `config`, then `log` |
 //! | sockets | `net`, then `listeners` |

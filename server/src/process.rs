@@ -200,27 +200,71 @@ pub(crate) struct GroupMemory {
     pub(crate) limit_bytes: u64,
 }
 
+/// Where one kind of control groups keeps its figures.
+struct GroupFiles {
+    mount: &'static str,
+    usage: &'static str,
+    limit: &'static str,
+}
+
+/// Groups of the unified hierarchy.
+const GROUPS_V2: GroupFiles = GroupFiles {
+    mount: "/sys/fs/cgroup",
+    usage: "memory.current",
+    limit: "memory.max",
+};
+
+/// Groups of a hierarchy that the memory controller has for itself.
+const GROUPS_V1: GroupFiles = GroupFiles {
+    mount: "/sys/fs/cgroup/memory",
+    usage: "memory.usage_in_bytes",
+    limit: "memory.limit_in_bytes",
+};
+
+/// A limit of the first version that stands for none: the largest multiple of a page, or anything near it.
+const NO_LIMIT_BYTES: u64 = 1 << 62;
+
+/// The group that limits memory, by the text of `/proc/self/cgroup`: `4:memory:/path` where the memory controller has a
+/// hierarchy of its own, else `0::/path`.
+fn memory_group(groups: &str) -> Option<(&'static GroupFiles, &str)> {
+    let fields = groups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        Some((fields.next()?, fields.next()?))
+    });
+    let mut unified = None;
+    for (controllers, path) in fields {
+        if controllers.split(',').any(|name| name == "memory") {
+            return Some((&GROUPS_V1, path));
+        }
+        if controllers.is_empty() {
+            unified = Some((&GROUPS_V2, path));
+        }
+    }
+    unified
+}
+
 /// The control group, of this process's and those above it, whose memory is nearest to its limit; `None` if none has one.
+/// In a container the path may be the host's, while what is mounted begins at the container's group: going up covers it.
 pub(crate) fn group_memory() -> Option<GroupMemory> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let mut group = std::path::Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'));
+    let (files, path) = memory_group(&groups)?;
+    let mut group = std::path::Path::new(files.mount).join(path.trim_start_matches('/'));
     let mut nearest: Option<GroupMemory> = None;
-    while group.starts_with("/sys/fs/cgroup") {
+    let left = |group: GroupMemory| group.limit_bytes.saturating_sub(group.usage_bytes);
+    while group.starts_with(files.mount) {
         let read = |name: &str| -> Option<u64> {
             let text = std::fs::read_to_string(group.join(name)).ok()?;
             text.trim().parse().ok()
         };
-        if let (Some(usage_bytes), Some(limit_bytes)) = (read("memory.current"), read("memory.max"))
+        if let (Some(usage_bytes), Some(limit_bytes)) = (read(files.usage), read(files.limit))
+            && limit_bytes < NO_LIMIT_BYTES
         {
-            let left = limit_bytes.saturating_sub(usage_bytes);
-            if nearest.is_none_or(|other| {
-                left < other.limit_bytes - other.usage_bytes.min(other.limit_bytes)
-            }) {
-                nearest = Some(GroupMemory {
-                    usage_bytes,
-                    limit_bytes,
-                });
+            let found = GroupMemory {
+                usage_bytes,
+                limit_bytes,
+            };
+            if nearest.is_none_or(|other| left(found) < left(other)) {
+                nearest = Some(found);
             }
         }
         group.pop();
@@ -311,6 +355,16 @@ pub(crate) fn notify_supervisor(state: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_group_that_limits_memory_is_found() {
+        let path = |groups| memory_group(groups).map(|(files, path)| (files.usage, path));
+        let first = "memory.usage_in_bytes";
+        assert_eq!(path("0::/a/b\n"), Some(("memory.current", "/a/b")));
+        assert_eq!(path("4:memory:/x\n1:cpu:/\n0::/\n"), Some((first, "/x")));
+        assert_eq!(path("0::/\n7:cpu,memory:/y:z\n"), Some((first, "/y:z")));
+        assert_eq!(path("1:cpu:/\nnonsense\n"), None);
+    }
 
     #[test]
     fn the_system_answers() {

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use live::Server;
+use live::{Server, info_texts as info};
 
 /// How `mem_allocator` begins.
 const NAME: &str = if cfg!(feature = "malloc-system") {
@@ -20,17 +20,6 @@ const NAME: &str = if cfg!(feature = "malloc-system") {
 } else {
     "slabkv-"
 };
-
-fn info(connection: &mut redis::Connection) -> HashMap<String, String> {
-    let text: String = redis::cmd("INFO")
-        .arg("everything")
-        .query(connection)
-        .expect("INFO");
-    text.lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
-        .collect()
-}
 
 fn number(info: &HashMap<String, String>, name: &str) -> i64 {
     info[name].parse().expect(name)

@@ -5,24 +5,12 @@ mod live;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use live::Server;
+use live::{Server, info_numbers as info};
 
 const KEYS: usize = 50_000;
 
 fn value(number: usize) -> Vec<u8> {
     vec![number as u8; 150 + number % 100]
-}
-
-/// The figures of INFO that are whole numbers.
-fn info(connection: &mut redis::Connection) -> HashMap<String, i64> {
-    let text: String = redis::cmd("INFO")
-        .arg("everything")
-        .query(connection)
-        .expect("INFO");
-    text.lines()
-        .filter_map(|line| line.split_once(':'))
-        .filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?)))
-        .collect()
 }
 
 fn run(connection: &mut redis::Connection, words: &[&str]) {

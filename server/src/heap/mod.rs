@@ -36,6 +36,8 @@ mod chosen;
 
 use slab_allocator::ClassStats;
 
+use crate::mappings::HeapUntouched;
+
 pub(crate) use chosen::{MALLOC, Malloc, describe, name, purge, rest, start};
 
 /// Where the memory of the process's heap is, in bytes. The parts add up to what it holds, as far as it knows.
@@ -83,6 +85,21 @@ impl HeapMemory {
     /// What is free of it and not given back.
     pub(crate) fn free_bytes(&self) -> u64 {
         self.free_slot_bytes + self.cached_bytes + self.dirty_bytes
+    }
+
+    /// The same without what nobody has touched yet: pages of slabs are free slots for the most part, of which threads
+    /// may have some at hand; the rest is objects.
+    pub(crate) fn without(mut self, untouched: &HeapUntouched) -> Self {
+        let mut rest = untouched.slab_bytes;
+        for part in [&mut self.free_slot_bytes, &mut self.cached_bytes] {
+            let taken = rest.min(*part);
+            *part -= taken;
+            rest -= taken;
+        }
+        rest += untouched.large_bytes;
+        self.live_bytes = self.live_bytes.saturating_sub(rest);
+        self.dirty_bytes = self.dirty_bytes.saturating_sub(untouched.dirty_bytes);
+        self
     }
 
     /// The parts that are known, by name.

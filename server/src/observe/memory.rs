@@ -22,7 +22,7 @@ use kvstore::statistics::Statistics;
 use parking_lot::Mutex;
 
 use crate::heap::HeapMemory;
-use crate::mappings::{OutsideMemory, outside_memory};
+use crate::mappings::{HeapUntouched, OutsideMemory, heap_untouched, outside_memory};
 use crate::process;
 
 /// Peak and start of memory use.
@@ -111,20 +111,22 @@ impl MemoryState {
         }
     }
 
-    /// Resident bytes outside of the allocator, at most a second old.
+    /// Resident bytes outside of the allocator: of files now, as the kernel counts them, of the rest at most a second
+    /// ago, or all of it of now.
     fn outside(&self, file_bytes: u64) -> OutsideMemory {
         let mut known = self.outside.lock();
-        match *known {
+        let outside = match *known {
             Some((at, outside)) if at.elapsed() < OUTSIDE_VALID => outside,
             _ => {
                 // Where the kernel keeps its page map to itself, it still tells the pages of files.
-                let outside = outside_memory().unwrap_or(OutsideMemory {
-                    code_bytes: file_bytes,
-                    ..OutsideMemory::default()
-                });
+                let outside = outside_memory().unwrap_or_default();
                 *known = Some((Instant::now(), outside));
                 outside
             }
+        };
+        OutsideMemory {
+            code_bytes: file_bytes,
+            ..outside
         }
     }
 
@@ -133,10 +135,15 @@ impl MemoryState {
         let Some((_, outside)) = *self.outside.lock() else {
             return;
         };
+        let system = process::resident_memory();
+        let outside = OutsideMemory {
+            code_bytes: system.file_bytes,
+            ..outside
+        };
         let report = MemoryReport {
             keyspace: *keyspace,
             heap: *heap,
-            system: process::resident_memory(),
+            system,
             client_bytes: self.client_bytes.load(Ordering::Relaxed),
             outside: beside(outside, heap),
             ..MemoryReport::default()
@@ -151,6 +158,35 @@ impl MemoryState {
         self.peaks.lock().since_reset = PartPeaks::default();
         self.peak_bytes.store(0, Ordering::Relaxed);
         self.sample(keyspace, &HeapMemory::now());
+    }
+}
+
+/// What other threads change all the time.
+struct Moment {
+    heap: HeapMemory,
+    untouched: HeapUntouched,
+    system: process::SystemMemory,
+}
+
+impl Moment {
+    /// Reads the figures one after the other, and again if the heap has changed meanwhile, up to a few times.
+    fn now() -> Self {
+        /// What a busy thread changes between any two looks.
+        const CHANGE_BYTES_MAX: u64 = 32 << 10;
+        let look = || Self {
+            heap: HeapMemory::now(),
+            system: process::resident_memory(),
+            untouched: heap_untouched(),
+        };
+        let mut moment = look();
+        for _ in 0..4 {
+            let held = HeapMemory::now().resident_bytes();
+            if held.abs_diff(moment.heap.resident_bytes()) <= CHANGE_BYTES_MAX {
+                break;
+            }
+            moment = look();
+        }
+        moment
     }
 }
 
@@ -173,6 +209,8 @@ pub(crate) struct MemoryReport {
     pub(crate) outside: OutsideMemory,
     /// Bytes of the keyspace's free slots on pages that nobody has touched yet.
     pub(crate) untouched_bytes: u64,
+    /// The same of the process's heap.
+    pub(crate) heap_untouched: HeapUntouched,
     /// The most that each part has held.
     pub(crate) peaks: Peaks,
 }
@@ -185,10 +223,13 @@ impl MemoryReport {
         client_bytes: u64,
         untouched_bytes: u64,
     ) -> Self {
-        let heap = HeapMemory::now();
+        let Moment {
+            heap,
+            untouched: heap_untouched,
+            system,
+        } = Moment::now();
         state.sample(&keyspace, &heap);
         state.client_bytes.store(client_bytes, Ordering::Relaxed);
-        let system = process::resident_memory();
         let mut report = Self {
             keyspace,
             heap,
@@ -198,6 +239,7 @@ impl MemoryReport {
             client_bytes,
             outside: beside(state.outside(system.file_bytes), &heap),
             untouched_bytes: untouched_bytes.min(keyspace.memory.free_slot_bytes),
+            heap_untouched,
             peaks: Peaks::default(),
         };
         let mut peaks = state.peaks.lock();
@@ -266,8 +308,9 @@ impl MemoryReport {
     /// What is left of the resident bytes once all that is measured is taken off. Negative where pages were handed out
     /// that nobody has touched.
     pub(crate) fn residue_bytes(&self) -> i64 {
-        let named = self.allocator_resident_bytes() - self.untouched_bytes;
-        let named = named + self.outside.total_bytes();
+        let heap = self.heap.without(&self.heap_untouched);
+        let keyspace = self.keyspace.memory.resident_bytes() - self.untouched_bytes;
+        let named = keyspace + heap.resident_bytes() + self.outside.total_bytes();
         Self::excess(self.system.resident_bytes, named)
     }
 
@@ -276,22 +319,15 @@ impl MemoryReport {
         self.residue_bytes() as f64 * 100.0 / self.system.resident_bytes.max(1) as f64
     }
 
-    /// What clients hold of the objects on the process's heap.
-    fn client_object_bytes(&self) -> u64 {
-        self.client_bytes.min(self.heap.live_bytes)
-    }
-
     /// How many parts there are.
     pub(crate) const PARTS: usize = PARTS;
 
     /// All resident bytes, part by part.
     pub(crate) fn parts(&self) -> [(&'static str, i64); PARTS] {
         let (memory, outside) = (&self.keyspace.memory, &self.outside);
-        let clients = self.client_object_bytes();
-        let heap = HeapMemory {
-            live_bytes: self.heap.live_bytes - clients,
-            ..self.heap
-        };
+        let mut heap = self.heap.without(&self.heap_untouched);
+        let clients = self.client_bytes.min(heap.live_bytes);
+        heap.live_bytes -= clients;
         let keyspace = [
             ("keys", memory.key_bytes),
             ("values", memory.value_bytes),

@@ -4,6 +4,7 @@
 
 pub(crate) mod web;
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -99,6 +100,26 @@ impl Drop for Server {
         let _ = self.process.wait();
         let _ = std::fs::remove_file(&self.socket);
     }
+}
+
+/// All fields of INFO.
+pub(crate) fn info_texts(connection: &mut redis::Connection) -> HashMap<String, String> {
+    let text: String = redis::cmd("INFO")
+        .arg("everything")
+        .query(connection)
+        .expect("INFO");
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect()
+}
+
+/// The figures of INFO that are whole numbers.
+pub(crate) fn info_numbers(connection: &mut redis::Connection) -> HashMap<String, i64> {
+    let texts = info_texts(connection).into_iter();
+    texts
+        .filter_map(|(name, value)| Some((name, value.parse().ok()?)))
+        .collect()
 }
 
 /// A reply.
