@@ -11,6 +11,12 @@ use live::{Client, Server, Value};
 /// What INFO memory of Redis 8 has.
 const REDIS_FIELDS: &str = include_str!("redis8_memory_fields.txt");
 
+/// What its other sections have.
+const REDIS_INFO_FIELDS: &str = include_str!("redis8_info_fields.txt");
+
+/// What its MEMORY STATS has.
+const REDIS_STATS: &str = include_str!("redis8_memory_stats.txt");
+
 fn fields(client: &mut Client, section: &str) -> Vec<(String, String)> {
     let text = client.run(&format!("INFO {section}")).text();
     let lines = text.lines().filter_map(|line| line.split_once(':'));
@@ -66,6 +72,54 @@ fn every_field_of_redis_is_there_and_of_its_kind() {
         checked += 1;
     }
     assert!(checked >= 50, "{checked}");
+}
+
+#[test]
+fn every_field_of_all_other_sections_is_there_and_of_its_kind() {
+    let server = Server::start();
+    let mut client = server.client();
+    let mut checked = 0;
+    for line in REDIS_INFO_FIELDS
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [section, name, of_kind] = words[..] else {
+            panic!("{line}: a section, a name and a kind");
+        };
+        let ours = fields(&mut client, section);
+        let found = ours.iter().find(|(field, _)| field == name);
+        let (_, value) = found.unwrap_or_else(|| panic!("{section}: {name} is missing"));
+        assert_eq!(kind(value), of_kind, "{name}:{value}");
+        checked += 1;
+    }
+    assert!(checked >= 150, "{checked}");
+}
+
+#[test]
+fn memory_stats_begins_with_the_keys_of_redis() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.run("SET key value");
+    let stats = stats(&mut client);
+    let lines = REDIS_STATS.lines().filter(|line| !line.starts_with('#'));
+    let theirs: Vec<(String, String)> = lines
+        .map(|line| {
+            let (name, shape) = line.split_once(' ').expect("a key and a type");
+            (name.to_owned(), shape.to_owned())
+        })
+        .collect();
+    assert!(theirs.len() > 30);
+    assert_eq!(stats[..theirs.len()], theirs[..]);
+}
+
+/// The keys of MEMORY STATS, each with the type of its value.
+fn stats(client: &mut Client) -> Vec<(String, String)> {
+    let reply = client.run("MEMORY STATS");
+    let pairs = reply.elements().chunks(2);
+    pairs
+        .map(|pair| (pair[0].text(), shape(&pair[1])))
+        .collect()
 }
 
 /// A value's type on the wire, maps by their keys.
@@ -133,13 +187,6 @@ fn a_live_redis_has_no_field_that_is_missing_here() {
             "{name} is missing in the list"
         );
     }
-    let stats = |client: &mut Client| -> Vec<(String, String)> {
-        let reply = client.run("MEMORY STATS");
-        let pairs = reply.elements().chunks(2);
-        pairs
-            .map(|pair| (pair[0].text(), shape(&pair[1])))
-            .collect()
-    };
     let (here, there) = (stats(&mut ours), stats(&mut theirs));
     assert_eq!(
         here[..there.len()],

@@ -26,6 +26,9 @@ pub(super) const SERVER: &Fields = &[
     ("arch_bits", |_| usize::BITS.to_string()),
     ("monotonic_clock", |_| crate::clock::tick_source().into()),
     ("multiplexing_api", |_| "epoll".into()),
+    ("atomicvar_api", |_| "rust-core".into()),
+    // As a Redis that no GCC has built.
+    ("gcc_version", |_| "0.0.0".into()),
     ("process_id", |_| std::process::id().to_string()),
     ("process_supervised", |s| s.identity.supervised.into()),
     ("run_id", |s| s.identity.run_id.clone()),
