@@ -331,6 +331,20 @@ fn the_history_tells_what_happened() {
             .all(|values| values.as_array().unwrap().len() == rows)
     );
     assert!(rows >= 1 && json["step"] == 1);
+    for wrong in [
+        "second=60",
+        "seconds",
+        "seconds=",
+        "seconds=0",
+        "seconds=-1",
+        "seconds=1.5",
+        "minutes=5&seconds=5",
+        "hours=3",
+    ] {
+        let response = request(port, &format!("GET /history?{wrong}"), "");
+        assert_eq!(response.status, 400, "{wrong}");
+        assert!(response.body.contains("/history?minutes=N"), "{response:?}");
+    }
     let seconds = client.run("MEMORY HISTORY SECONDS 0");
     assert_eq!(seconds.elements()[5].elements()[1], Value::Array(vec![]));
     assert_eq!(

@@ -125,9 +125,9 @@ fn read(hall: &Hall, path: &str, query: Option<&str>, open: bool) -> Response<An
             )
         }),
         "/history" => {
-            let (step, rows) = match number("minutes") {
-                Some(minutes) => (Step::Minute, minutes),
-                None => (Step::Second, number("seconds").unwrap_or(300)),
+            let Some((step, rows)) = span(query) else {
+                let usage = "Ask for /history?seconds=N or /history?minutes=N, N a whole number from 1 on.\n";
+                return text(StatusCode::BAD_REQUEST, usage);
             };
             let rows = (rows as usize).min(ROWS_MAX[step as usize]);
             let name = format!("history {} {rows}", step.seconds());
@@ -145,6 +145,24 @@ fn read(hall: &Hall, path: &str, query: Option<&str>, open: bool) -> Response<An
         _ => None,
     };
     found.unwrap_or_else(|| text(StatusCode::NOT_FOUND, "There is nothing here.\n"))
+}
+
+/// How much of the history is asked for: `seconds=N` or `minutes=N`, or nothing, which is five minutes by the second;
+/// `None` for anything else.
+fn span(query: Option<&str>) -> Option<(Step, u64)> {
+    let Some(query) = query.filter(|query| !query.is_empty()) else {
+        return Some((Step::Second, 300));
+    };
+    let (name, count) = query.split_once('=')?;
+    let step = match name {
+        "seconds" => Step::Second,
+        "minutes" => Step::Minute,
+        _ => return None,
+    };
+    // More than there is means all of it.
+    let is_number = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
+    let rows = is_number.then(|| count.parse().unwrap_or(u64::MAX))?;
+    (rows > 0).then_some((step, rows))
 }
 
 /// An answer of this second, if it is known, or what `make` makes.
