@@ -56,22 +56,6 @@ impl ClassForecast {
         self.moved_objects += other.moved_objects;
         self.moved_bytes += other.moved_bytes;
     }
-
-    /// How long moving would take, in nanoseconds, given how long it took so far.
-    #[must_use]
-    pub fn time_ns(&self, ledger: &CompactionLedger) -> u64 {
-        /// Finding an object's owner and patching the reference take as long as copying so many bytes.
-        const OBJECT_BYTES: u64 = 100;
-        /// From so many objects on, the past says more than the assumption.
-        const OBJECTS_MIN: u64 = 10_000;
-        let work = |objects: u64, bytes: u64| (objects * OBJECT_BYTES + bytes) as f64;
-        let ns = if ledger.moved_objects < OBJECTS_MIN {
-            0.4
-        } else {
-            ledger.time_ns as f64 / work(ledger.moved_objects, ledger.moved_bytes)
-        };
-        (work(self.moved_objects, self.moved_bytes) * ns) as u64
-    }
 }
 
 /// What compaction would do.
@@ -90,6 +74,30 @@ impl Forecast {
         total
     }
 
+    /// How long moving what one class, or all of them, would move takes, in nanoseconds, given what was moved so far.
+    /// Giving the pages back is not in it.
+    ///
+    /// A part of the time goes with the objects (finding the reference to each, and patching it), one with their bytes,
+    /// one with the slabs. Of the first, most is waiting for memory, so that it rises with the size of the heap. How
+    /// fast the machine is follows from the past, once that is long enough.
+    #[must_use]
+    pub fn time_ns(&self, part: &ClassForecast, ledger: &CompactionLedger) -> u64 {
+        /// From so many objects on, the past says more than the assumption.
+        const OBJECTS_MIN: u64 = 10_000;
+        let pages = self.classes.iter().map(|class| class.pages).sum();
+        let work = |objects, bytes, slabs| work_ns(pages, objects, bytes, slabs);
+        let past = work(
+            ledger.moved_objects,
+            ledger.moved_bytes,
+            ledger.victims_released,
+        );
+        let pace = match ledger.moved_objects {
+            OBJECTS_MIN.. => ledger.time_ns as f64 / past,
+            _ => 1.0,
+        };
+        (work(part.moved_objects, part.moved_bytes, part.released_slabs) * pace) as u64
+    }
+
     pub(crate) fn add(&mut self, class: &ClassForecast) {
         let key = class.slot_bytes;
         match self
@@ -100,6 +108,20 @@ impl Forecast {
             Err(at) => self.classes.insert(at, *class),
         }
     }
+}
+
+/// What moving takes in a heap of so many pages, in nanoseconds, on a machine of 2023.
+fn work_ns(pages: u64, objects: u64, bytes: u64, slabs: u64) -> f64 {
+    const BYTE_NS: f64 = 0.25;
+    const SLAB_NS: f64 = 230.0;
+    /// An object's time in a heap that the caches hold, and what each doubling beyond that adds, to an end.
+    const OBJECT_NS: f64 = 60.0;
+    const DOUBLING_NS: f64 = 20.0;
+    const DOUBLINGS_MAX: f64 = 5.0;
+    const CACHED_BYTES: f64 = (32 << 20) as f64;
+    let doublings = ((pages * PAGE_BYTES as u64) as f64 / CACHED_BYTES).max(1.0);
+    let object_ns = OBJECT_NS + DOUBLING_NS * doublings.log2().min(DOUBLINGS_MAX);
+    objects as f64 * object_ns + bytes as f64 * BYTE_NS + slabs as f64 * SLAB_NS
 }
 
 /// Slabs with as many live slots and pages given back as each other.
@@ -332,6 +354,39 @@ impl ShardForecast {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_adds_up_over_the_classes_and_follows_the_past() {
+        let class = |slot_bytes, moved_objects| ClassForecast {
+            slot_bytes,
+            pages: 1000,
+            moved_objects,
+            moved_bytes: moved_objects * u64::from(slot_bytes),
+            released_slabs: 100,
+            ..ClassForecast::default()
+        };
+        let mut forecast = Forecast {
+            classes: vec![class(64, 20_000), class(512, 1000)],
+        };
+        let total = forecast.total();
+        let nothing = CompactionLedger::default();
+        let time_ns = forecast.time_ns(&total, &nothing);
+        let classes = forecast.classes.iter();
+        let sum: u64 = classes.map(|one| forecast.time_ns(one, &nothing)).sum();
+        assert!(time_ns > 1_000_000 && time_ns.abs_diff(sum) <= 2);
+        // On a machine that took three times as long for as much.
+        let slow = CompactionLedger {
+            moved_objects: total.moved_objects,
+            moved_bytes: total.moved_bytes,
+            victims_released: total.released_slabs,
+            time_ns: 3 * time_ns,
+            ..nothing
+        };
+        assert!(forecast.time_ns(&total, &slow).abs_diff(3 * time_ns) <= 3);
+        // In a heap that no cache holds, each object takes longer.
+        forecast.classes[0].pages = 1_000_000;
+        assert!(forecast.time_ns(&total, &nothing) > time_ns * 3 / 2);
+    }
 
     fn slabs(slot_bytes: u32, groups: &[(u32, u64)]) -> Slabs {
         let mut slabs = Slabs {

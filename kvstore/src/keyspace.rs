@@ -113,8 +113,12 @@ impl RoomMade {
 pub struct Maintained {
     /// Active expiry.
     pub expiry: Duration,
+    /// Of this, the longest removal of what was due in one segment of a table, some hundred keys.
+    pub longest_removal: Duration,
     /// Compaction.
     pub compaction: Duration,
+    /// Giving pages back.
+    pub purging: Duration,
 }
 
 /// For how long one call of [`Keyspace::make_room`] evicts before it lets the command run.
@@ -424,10 +428,12 @@ impl Keyspace {
         let mut view = held.view();
         let shard = view.get(shard);
         let before = (shard.expiry_time_ns(), shard.ledger().time_ns);
-        let next_ms = maintenance::run(shard, now_ms, budget, &self.turn);
+        let (next_ms, purging) = maintenance::run(shard, now_ms, budget, &self.turn);
         let maintained = Maintained {
             expiry: Duration::from_nanos(shard.expiry_time_ns() - before.0),
+            longest_removal: shard.take_longest_removal(),
             compaction: Duration::from_nanos(shard.ledger().time_ns - before.1),
+            purging,
         };
         let due = match next_ms {
             None => {

@@ -7,6 +7,7 @@
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
+use std::time::{Duration, Instant};
 
 use parking_lot::RawMutex;
 use parking_lot::lock_api::{GuardNoSend, RawMutex as _};
@@ -52,14 +53,27 @@ impl<T> Locks<T> {
     /// If `set` names a shard that does not exist.
     #[inline]
     pub(crate) fn lock(&self, set: ShardSet) -> Held<'_, T> {
+        let mut waited = Duration::ZERO;
         for index in set.iter() {
-            let GuardNoSend { .. } = self.slots[index].lock.lock();
+            match self.slots[index].lock.try_lock() {
+                Some(GuardNoSend { .. }) => {}
+                None => waited += self.wait_for(index),
+            }
         }
         Held {
             slots: &self.slots,
             set,
+            waited,
             thread_bound: PhantomData,
         }
+    }
+
+    /// Takes a lock that another thread holds, and says for how long it had to be waited for.
+    #[cold]
+    fn wait_for(&self, index: usize) -> Duration {
+        let began = Instant::now();
+        let GuardNoSend { .. } = self.slots[index].lock.lock();
+        began.elapsed()
     }
 
     /// Takes the lock of one shard if it is free at this moment.
@@ -70,6 +84,7 @@ impl<T> Locks<T> {
             .map(|GuardNoSend { .. }| Held {
                 slots: &self.slots,
                 set: ShardSet::one(index),
+                waited: Duration::ZERO,
                 thread_bound: PhantomData,
             })
     }
@@ -79,6 +94,7 @@ impl<T> Locks<T> {
 pub(crate) struct Held<'a, T> {
     slots: &'a [Slot<T>],
     set: ShardSet,
+    waited: Duration,
     /// A lock is released by the thread that took it.
     thread_bound: PhantomData<*mut ()>,
 }
@@ -87,6 +103,12 @@ impl<T> Held<'_, T> {
     #[inline]
     pub(crate) fn set(&self) -> ShardSet {
         self.set
+    }
+
+    /// How long other threads that held one of the locks were waited for.
+    #[inline]
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// A reborrow that can be stored beside other fields without a second lifetime.
@@ -170,6 +192,27 @@ impl<T> HeldView<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waiting_is_timed_and_a_free_lock_is_not_waited_for() {
+        let locks = Locks::new([0u64; 2]);
+        assert_eq!(locks.lock(ShardSet::first(2)).waited(), Duration::ZERO);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let held = locks.lock(ShardSet::one(1));
+            let waited = std::thread::scope(|scope| {
+                let waiter = scope.spawn(|| locks.lock(ShardSet::first(2)).waited());
+                std::thread::sleep(Duration::from_millis(10));
+                drop(held);
+                waiter.join().expect("it gets the locks")
+            });
+            // The other thread may have come to the lock only after it was free again.
+            if waited > Duration::ZERO {
+                break;
+            }
+            assert!(Instant::now() < deadline, "nobody waits");
+        }
+    }
 
     #[test]
     fn sets_taken_in_any_combination_neither_deadlock_nor_overlap() {

@@ -28,6 +28,13 @@ impl Locked<'_> {
         self.held.set()
     }
 
+    /// How long other threads that held one of the locks were waited for.
+    #[must_use]
+    #[inline]
+    pub fn waited(&self) -> std::time::Duration {
+        self.held.waited()
+    }
+
     /// Database `index` at the instant `now_ms` (milliseconds of Unix time).
     ///
     /// # Panics

@@ -61,14 +61,20 @@ impl BackgroundTurn {
 }
 
 /// Works for at most `budget` and a slice, and returns when there is more to do, in milliseconds:
-/// `now_ms` for at once, `None` if nothing is foreseen.
+/// `now_ms` for at once, `None` if nothing is foreseen; and how long it took to give pages back.
 pub(crate) fn run(
     shard: &mut Shard,
     now_ms: u64,
     budget: Duration,
     turn: &BackgroundTurn,
-) -> Option<u64> {
+) -> (Option<u64>, Duration) {
     let stopwatch = Stopwatch::with_limit(budget.min(Duration::from_nanos(SLICE_NS_MAX)));
+    let mut purging = Duration::ZERO;
+    let mut timed = |shard: &mut Shard, purge: &mut dyn FnMut(&mut Shard)| {
+        let began = Stopwatch::unlimited();
+        purge(shard);
+        purging += began.elapsed();
+    };
     let mut due_ms = u64::MAX;
     // The share of a core for what is left to do.
     let mut unfinished = None;
@@ -97,20 +103,29 @@ pub(crate) fn run(
             let percent = compaction::background_percent(shard);
             let end = compaction::slice(shard, Effort::Background, &stopwatch);
             // While nothing is written, free pages are of no use to anybody.
-            let purges = shard.is_quiet() && shard.purge_free(PURGE_BYTES_MAX) >= PURGE_BYTES_MAX;
+            let mut purges = false;
+            if shard.is_quiet() {
+                timed(shard, &mut |shard| {
+                    purges = shard.purge_free(PURGE_BYTES_MAX) >= PURGE_BYTES_MAX;
+                });
+            }
             if end == SliceEnd::TimeOver || purges {
                 unfinished = Some(percent);
             }
         }
     }
-    if let Some(purge_ms) = shard.purge_due(now_ms, PURGE_BYTES_MAX) {
+    let mut next_purge_ms = None;
+    timed(shard, &mut |shard| {
+        next_purge_ms = shard.purge_due(now_ms, PURGE_BYTES_MAX);
+    });
+    if let Some(purge_ms) = next_purge_ms {
         due_ms = due_ms.min(purge_ms.max(now_ms + 1));
     }
     if let Some(percent) = unfinished {
         due_ms = due_ms.min(turn.took(now_ms, stopwatch.elapsed(), percent));
     }
     shard.tell_resident();
-    (due_ms != u64::MAX).then_some(due_ms)
+    ((due_ms != u64::MAX).then_some(due_ms), purging)
 }
 
 #[cfg(test)]

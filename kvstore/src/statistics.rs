@@ -95,7 +95,7 @@ pub struct CompactionLedger {
 }
 
 impl CompactionLedger {
-    /// What was added since `before`. The longest slice is that of all time.
+    /// What was added since `before`, which is at most one slice ago.
     pub(crate) fn since(&self, before: &Self) -> Self {
         CompactionLedger {
             victims: self.victims - before.victims,
@@ -108,7 +108,7 @@ impl CompactionLedger {
             freed_pages: self.freed_pages - before.freed_pages,
             slices: self.slices - before.slices,
             time_ns: self.time_ns - before.time_ns,
-            longest_slice_ns: self.longest_slice_ns,
+            longest_slice_ns: self.time_ns - before.time_ns,
             skipped_below_target: self.skipped_below_target - before.skipped_below_target,
             skipped_while_deleting: self.skipped_while_deleting - before.skipped_while_deleting,
             skipped_no_victim: self.skipped_no_victim - before.skipped_no_victim,

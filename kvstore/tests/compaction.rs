@@ -34,6 +34,10 @@ fn few_survivors_of_many_sizes_lie_close_together() {
     }
     let done = keyspace.compact();
     assert!(done.moved_objects > 0);
+    assert!(done.longest_slice_ns > 0 && done.longest_slice_ns <= done.time_ns);
+    // The longest slice is that of the run.
+    let again = keyspace.compact();
+    assert!(again.longest_slice_ns <= again.time_ns, "{again:?}");
 
     let mut locked = keyspace.lock_all();
     locked.check();

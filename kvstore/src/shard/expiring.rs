@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clock::Stopwatch;
 use crate::entry::Entry;
 use crate::memory::Ref;
 use crate::shard::{At, Shard};
@@ -16,6 +17,8 @@ const ESTIMATE_PARTS: f64 = 20.0;
 pub(super) struct Expiring {
     time_ns: u64,
     capped_slices: u64,
+    /// The longest removal of what was due in one segment, since it was last asked for.
+    longest_removal: Duration,
     /// Share of stale keys among the keys with an expiry, from 0 to 1.
     stale_share: f64,
     /// Keys with an expiry looked at in this slice.
@@ -72,6 +75,11 @@ impl Shard {
         self.expiring.time_ns
     }
 
+    /// How long the longest removal of what was due in one segment took since this was last asked.
+    pub(crate) fn take_longest_removal(&mut self) -> Duration {
+        std::mem::take(&mut self.expiring.longest_removal)
+    }
+
     /// Removes the keys whose time has come from the next segment of the walk; false when the walk
     /// has come to its end. Begins one if there is none.
     pub(crate) fn expire_next_segment(&mut self, now_ms: u64) -> bool {
@@ -88,7 +96,10 @@ impl Shard {
                 if summary.volatiles == 0 {
                     earliest_ms = u64::MAX;
                 } else if earliest_ms < now_ms {
+                    let began = Stopwatch::unlimited();
                     earliest_ms = self.expire_segment(db, summary.prefix, now_ms);
+                    let longest = &mut self.expiring.longest_removal;
+                    *longest = began.elapsed().max(*longest);
                 }
                 self.tables[db].walked(&mut self.memory, &summary, earliest_ms);
             }

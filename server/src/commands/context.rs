@@ -330,6 +330,8 @@ pub(crate) struct Context<'a> {
     pub(crate) command: u16,
     /// Arguments that no log may show, as a bit each; the last bit stands for all arguments from there on.
     pub(crate) secret_args: u64,
+    /// How long other threads that had the command's shards were waited for, until it began or since.
+    pub(crate) waited: Duration,
     /// Bytes of the requests that are being worked on, for CLIENT LIST.
     pub(crate) query_bytes: usize,
     /// Whether a command that writes has run.
@@ -370,6 +372,7 @@ impl<'a> Context<'a> {
         self.locked = keyspace.lock(ShardSet::EMPTY);
         if !shards.is_empty() {
             self.locked = keyspace.lock(shards);
+            self.waited += self.locked.waited();
             self.clock = Ticks::now();
         }
     }

@@ -1,5 +1,6 @@
 //! The way of a request to its handler: lookup, checks, locks, the call, and what is recorded of it.
 
+use std::mem;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -112,6 +113,9 @@ fn run_command(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> Outc
     let ns = call(ctx, command, args);
     if ns >= CLOCK_STEP_NS {
         ctx.now_ms = unix_ms();
+        if ctx.thresholds.slow_ns != u64::MAX {
+            ctx.stats.watch.look();
+        }
     }
     Outcome::Done
 }
@@ -124,6 +128,7 @@ const CLOCK_STEP_NS: u64 = 1_000_000;
 #[inline]
 pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> u64 {
     let began = ctx.clock;
+    let waited = mem::take(&mut ctx.waited);
     ctx.command = command.index;
     ctx.secret_args = 0;
     let start = ctx.reply.len();
@@ -133,6 +138,8 @@ pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> 
         ctx.reply.error(error.text());
     }
     ctx.clock = Ticks::now();
+    // What gave its locks up meanwhile has waited for them again, as part of its own time.
+    let waited_again = mem::take(&mut ctx.waited);
     let ticks = ctx.clock.since(began);
     if command.spec.flags.contains(Flags::WRITE) {
         ctx.wrote = true;
@@ -149,8 +156,13 @@ pub(crate) fn call(ctx: &mut Context<'_>, command: &Command, args: Args<'_>) -> 
         counters.failed.add(1);
         count_errors(ctx);
     }
-    if ns >= ctx.thresholds.slow_ns.min(ctx.thresholds.latency_ns) {
-        record_slow(ctx, command, args, ns);
+    let waited_ns = waited.as_nanos() as u64;
+    if ns + waited_ns >= ctx.thresholds.slow_ns.min(ctx.thresholds.latency_ns) {
+        let waits = Waited {
+            before_ns: waited_ns,
+            in_all_ns: waited_ns + waited_again.as_nanos() as u64,
+        };
+        record_slow(ctx, command, args, ns, &waits);
     }
     if ctx.services.clients.is_monitored() {
         show_to_monitors(ctx, command, args);
@@ -166,15 +178,23 @@ fn count_errors(ctx: &mut Context<'_>) {
     ctx.reply.mark_errors_counted();
 }
 
+/// How long a command has waited for its shards, in nanoseconds: before it began, and with what it waited meanwhile.
+struct Waited {
+    before_ns: u64,
+    in_all_ns: u64,
+}
+
 #[cold]
-fn record_slow(ctx: &Context<'_>, command: &Command, args: Args<'_>, ns: u64) {
+fn record_slow(ctx: &Context<'_>, command: &Command, args: Args<'_>, ns: u64, waited: &Waited) {
     let (services, flags) = (ctx.services, command.spec.flags);
-    if ns >= ctx.thresholds.slow_ns && !flags.contains(Flags::SKIP_SLOWLOG) {
+    let whole_ns = ns + waited.before_ns;
+    if whole_ns >= ctx.thresholds.slow_ns && !flags.contains(Flags::SKIP_SLOWLOG) {
         let shown: Vec<&[u8]> = shown_args(ctx, args).collect();
         let entry = slowlog::Entry {
             id: 0,
             unix_seconds: unix_us() / 1_000_000,
-            duration_us: ns / 1000,
+            duration_us: whole_ns / 1000,
+            waits: ctx.stats.watch.waits(ns, waited.in_all_ns),
             args: slowlog::shorten(shown.into_iter()),
             peer: ctx.session.client.endpoints.peer(),
             name: ctx.session.client.labels().name,

@@ -7,7 +7,7 @@ use crate::commands::context::Context;
 use crate::commands::error::CommandError;
 use crate::commands::lookup::Command;
 use crate::config::directive::Id;
-use crate::observe::latency::graph as draw;
+use crate::observe::latency::{PURGE_CYCLE, graph as draw};
 
 fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -174,6 +174,11 @@ fn diagnosis(ctx: &Context<'_>) -> Result<String, CommandError> {
     }
     if all.iter().any(|(event, _)| *event == "eviction-cycle") {
         text.push_str("- Eviction works hard: raise maxmemory, or write less at once.\n");
+    }
+    if all.iter().any(|(event, _)| *event == PURGE_CYCLE) {
+        text.push_str(
+            "- Giving pages back took long: they lie scattered, or the machine is busy.\n",
+        );
     }
     Ok(text)
 }

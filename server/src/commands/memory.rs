@@ -1,5 +1,7 @@
 //! MEMORY.
 
+use std::time::{Duration, Instant};
+
 use kvstore::{ClassForecast, PAGE_BYTES};
 
 use crate::clock::uptime;
@@ -11,6 +13,7 @@ use crate::commands::error::CommandError;
 use crate::config::directive::Id;
 use crate::heap;
 use crate::observe::doctor::{Facts, advise};
+use crate::observe::latency::{COMPACTION_CYCLE, PURGE_CYCLE};
 use crate::observe::memory::{MemoryReport, human};
 use crate::process;
 use crate::resp::reply::Reply;
@@ -220,7 +223,11 @@ pub(crate) fn doctor(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
 
 /// `MEMORY PURGE`
 pub(crate) fn purge(ctx: &mut Context<'_>, _: Args<'_>) -> CommandResult {
-    ctx.without_locks(|services| services.keyspace.purge());
+    ctx.without_locks(|services| {
+        let began = Instant::now();
+        services.keyspace.purge();
+        services.note_latency(PURGE_CYCLE, began.elapsed());
+    });
     heap::purge();
     ctx.reply.ok();
     Ok(())
@@ -246,6 +253,8 @@ pub(crate) fn compact(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
         [] => services.keyspace.compact(),
         sizes => services.keyspace.compact_classes(sizes),
     });
+    let longest = Duration::from_nanos(ledger.longest_slice_ns);
+    ctx.services.note_latency(COMPACTION_CYCLE, longest);
     let figures = [
         ("victims", ledger.victims),
         ("victims-released", ledger.victims_released),
@@ -350,7 +359,10 @@ fn compact_dry_run(ctx: &mut Context<'_>) -> CommandResult {
         ];
         write_numbers(reply, &figures);
         reply.bulk(b"milliseconds");
-        reply.double(&format!("{:.3}", class.time_ns(&ledger) as f64 / 1e6));
+        reply.double(&format!(
+            "{:.3}",
+            forecast.time_ns(class, &ledger) as f64 / 1e6
+        ));
     };
     let reply = &mut *ctx.reply;
     reply.map(10);

@@ -132,7 +132,10 @@ fn compaction(facts: &Facts, used: u64, resident: u64, advice: &mut Vec<String>)
         return;
     }
     let (bytes, ratio) = (human(gain), resident as f64 / used as f64);
-    let ms = total.time_ns(&facts.report.keyspace.compaction) as f64 / 1e6;
+    let ms = facts
+        .forecast
+        .time_ns(&total, &facts.report.keyspace.compaction) as f64
+        / 1e6;
     let how = match facts.compacts {
         true => "Compaction waits for deletes to pause; MEMORY COMPACT has it work at once",
         false => {

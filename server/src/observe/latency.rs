@@ -1,7 +1,9 @@
 //! Latency events: what held a worker up for longer than `latency-monitor-threshold`, per kind of event.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
+use kvstore::Maintained;
 use parking_lot::Mutex;
 
 /// Samples kept per event.
@@ -141,6 +143,22 @@ impl LatencyMonitor {
     }
 }
 
+/// Giving pages back, which Redis leaves to its allocator.
+pub(crate) const PURGE_CYCLE: &str = "purge-cycle";
+
+/// Compaction, by Redis's name for what it does instead.
+pub(crate) const COMPACTION_CYCLE: &str = "active-defrag-cycle";
+
+/// The events of one slice of background work, by Redis's names where it has one.
+pub(crate) fn background_events(took: &Maintained) -> [(&'static str, Duration); 4] {
+    [
+        ("expire-cycle", took.expiry),
+        ("expire-del", took.longest_removal),
+        (COMPACTION_CYCLE, took.compaction),
+        (PURGE_CYCLE, took.purging),
+    ]
+}
+
 /// Rows of a graph.
 const GRAPH_ROWS: usize = 4;
 /// Columns of a graph.
@@ -234,6 +252,24 @@ mod tests {
         assert_eq!(monitor.reset(|event| event == "other"), 0);
         assert_eq!(monitor.reset(|_| true), 1);
         assert!(monitor.all().is_empty());
+    }
+
+    #[test]
+    fn background_work_has_its_events() {
+        let took = Maintained {
+            expiry: Duration::from_millis(1),
+            longest_removal: Duration::from_millis(2),
+            compaction: Duration::from_millis(3),
+            purging: Duration::from_millis(4),
+        };
+        let ms = background_events(&took).map(|(event, took)| (event, took.as_millis()));
+        let expected = [
+            ("expire-cycle", 1),
+            ("expire-del", 2),
+            ("active-defrag-cycle", 3),
+            ("purge-cycle", 4),
+        ];
+        assert_eq!(ms, expected);
     }
 
     #[test]

@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
+use crate::clock::{Ticks, ticks_to_ns};
+use crate::process::{ThreadUsage, thread_usage};
+
 /// Most arguments of a command that are kept; the last of them tells how many more there were.
 const ARGS_MAX: usize = 32;
 
@@ -17,14 +20,83 @@ pub(crate) struct Entry {
     pub(crate) id: u64,
     /// When it ran, in seconds of Unix time.
     pub(crate) unix_seconds: u64,
-    /// How long it took, in microseconds.
+    /// How long it took, in microseconds, waiting for its shards included.
     pub(crate) duration_us: u64,
+    /// What of this was waiting.
+    pub(crate) waits: Waits,
     /// Its arguments, shortened.
     pub(crate) args: Vec<Vec<u8>>,
     /// The client's address.
     pub(crate) peer: String,
     /// The client's name.
     pub(crate) name: Vec<u8>,
+}
+
+/// What a slow command waited for.
+///
+/// The system counts faults for each thread, and asking it for each command would cost more than most commands. So a
+/// worker asks at most once in a millisecond, before it runs what it has read, and again after a slow command: what is
+/// told of a command was counted from the last such moment on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waits {
+    /// For other threads that had one of its shards, in microseconds.
+    pub(crate) lock_us: u64,
+    /// For how long its thread was off the processor while it ran, at least, in microseconds: for a page from the disk,
+    /// or because others had their turn.
+    pub(crate) off_cpu_us: u64,
+    /// Faults for which a page had only to be put into place.
+    pub(crate) minor_faults: u64,
+    /// Faults that had to wait for a disk.
+    pub(crate) major_faults: u64,
+    /// For how long the faults were counted until the command ended, in microseconds.
+    pub(crate) counted_us: u64,
+}
+
+/// What a thread had used when it was last looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    at: Ticks,
+    usage: ThreadUsage,
+}
+
+/// A worker's last look at what it uses.
+#[derive(Debug, Default)]
+pub(crate) struct Watch(Mutex<Option<Look>>);
+
+impl Watch {
+    /// From when on a look counts as old, in nanoseconds.
+    pub(crate) const OLD_NS: u64 = 1_000_000;
+
+    /// Looks. To be called by the worker itself.
+    #[cold]
+    pub(crate) fn look(&self) {
+        *self.0.lock() = Some(Look {
+            at: Ticks::now(),
+            usage: thread_usage(),
+        });
+    }
+
+    /// Looks, and tells what the command that ends now waited for, which ran for `ran_ns` after it had waited for
+    /// `lock_ns`. To be called by the worker itself.
+    pub(crate) fn waits(&self, ran_ns: u64, lock_ns: u64) -> Waits {
+        let (now, usage) = (Ticks::now(), thread_usage());
+        let before = self.0.lock().replace(Look { at: now, usage });
+        let lock_us = lock_ns / 1000;
+        let Some(before) = before else {
+            return Waits {
+                lock_us,
+                ..Waits::default()
+            };
+        };
+        let cpu_ns = usage.cpu.saturating_sub(before.usage.cpu).as_nanos() as u64;
+        Waits {
+            lock_us,
+            off_cpu_us: ran_ns.saturating_sub(cpu_ns) / 1000,
+            minor_faults: usage.minor_faults - before.usage.minor_faults,
+            major_faults: usage.major_faults - before.usage.major_faults,
+            counted_us: ticks_to_ns(now.since(before.at)) / 1000,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -111,12 +183,34 @@ mod tests {
     }
 
     #[test]
+    fn faults_and_time_off_the_processor_are_counted_since_the_last_look() {
+        let watch = Watch::default();
+        let unknown = watch.waits(1_000_000, 7_000);
+        let nothing = Waits {
+            lock_us: 7,
+            ..Waits::default()
+        };
+        assert_eq!(unknown, nothing);
+        watch.look();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let waits = watch.waits(1 << 40, 0);
+        assert!(waits.counted_us >= 20_000, "{waits:?}");
+        assert!(waits.off_cpu_us > 1 << 29, "{waits:?}");
+        // A command that ran for less than its thread's own time did not wait.
+        watch.look();
+        let busy = crate::process::thread_usage().cpu + std::time::Duration::from_millis(5);
+        while crate::process::thread_usage().cpu < busy {}
+        assert_eq!(watch.waits(4_000_000, 0).off_cpu_us, 0);
+    }
+
+    #[test]
     fn the_newest_entries_stay() {
         let log = SlowLog::default();
         let entry = Entry {
             id: 0,
             unix_seconds: 1,
             duration_us: 2,
+            waits: Waits::default(),
             args: Vec::new(),
             peer: String::new(),
             name: Vec::new(),

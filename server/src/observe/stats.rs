@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::clock::ns_per_tick;
 use crate::observe::histogram::{Counts, Durations, Spread};
+use crate::observe::slowlog::Watch;
 
 /// A counter with one writer and any number of readers.
 #[derive(Debug, Default)]
@@ -132,6 +133,8 @@ pub(crate) struct WorkerStats {
     pub(crate) commands_per_loop_max: Counter,
     /// Ticks of the longest pass.
     pub(crate) loop_ticks_max: Counter,
+    /// What the worker's thread has used, for the slow log.
+    pub(crate) watch: Watch,
     errors: Mutex<HashMap<Box<[u8]>, u64>>,
 }
 
@@ -149,6 +152,7 @@ impl WorkerStats {
             totals: Totals::default(),
             commands_per_loop_max: Counter::default(),
             loop_ticks_max: Counter::default(),
+            watch: Watch::default(),
             errors: Mutex::new(HashMap::new()),
         }
     }

@@ -21,14 +21,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clients::Message;
-use crate::clock::{Ticks, unix_ms, uptime};
+use crate::clock::{Ticks, ticks_to_ns, unix_ms, uptime};
 use crate::commands::config::end_pause;
 use crate::commands::context::Services;
+use crate::config::directive::Id;
 use crate::heap;
 use crate::listeners::Listeners;
 use crate::log::Level;
 use crate::net::poll::{Events, Poller, Waker};
 use crate::observe::rates::SAMPLE_INTERVAL;
+use crate::observe::slowlog::Watch;
 use crate::observe::stats::WorkerStats;
 use crate::session::Session;
 use crate::signals::{SIGNALS_TOKEN, Signals};
@@ -105,10 +107,16 @@ impl Worker {
         let stats = services.stats.worker(self.index);
         let mut events = Events::new();
         let mut now = Instant::now();
+        let mut watched = None;
         // Acquire meets the Release of `Services::stop`.
         while !services.stop.load(Ordering::Acquire) {
             self.poller.wait(&mut events, self.timeout(now))?;
             let (began, commands) = (Ticks::now(), stats.totals.commands.get());
+            let is_old = |at| ticks_to_ns(began.since(at)) >= Watch::OLD_NS;
+            if services.config.number(Id::SlowlogSlowerThan) >= 0 && watched.is_none_or(is_old) {
+                watched = Some(began);
+                stats.watch.look();
+            }
             for ready in events.iter() {
                 if ready.token == WAKER_TOKEN {
                     self.waker.drain();

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use kvstore::{Key, KeyHash, ShardSet};
 use smallvec::SmallVec;
@@ -319,6 +320,7 @@ pub(crate) fn context<'a>(
         thresholds: Thresholds::of(&services.config),
         command: NO_COMMAND,
         secret_args: 0,
+        waited: Duration::ZERO,
         query_bytes,
         wrote: false,
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use kvstore::NextDue;
 
 use crate::clock::{Ticks, unix_ms, uptime};
+use crate::observe::latency::background_events;
 use crate::worker::Worker;
 
 /// Most time spent on one shard's maintenance at a time.
@@ -35,9 +36,9 @@ impl Worker {
         let mut compacted = false;
         for shard in self.own_shards() {
             let (mut next, took) = keyspace.maintain_timed(shard, now_ms, MAINTENANCE_BUDGET);
-            self.services.note_latency("expire-cycle", took.expiry);
-            self.services
-                .note_latency("active-defrag-cycle", took.compaction);
+            for (event, took) in background_events(&took) {
+                self.services.note_latency(event, took);
+            }
             compacted |= took.compaction > Duration::ZERO;
             let rests = match next {
                 NextDue::After(after) => after > MAINTENANCE_REST,

@@ -297,7 +297,7 @@ const SLOWLOG: &[CommandSpec] = &[
     CommandSpec {
         complexity: "O(N) where N is the number of entries returned.",
         summary: "Returns the newest entries.",
-        syntax: "[count]",
+        syntax: "[count] [WAITS]",
         tips: &["request_policy:all_nodes", "nondeterministic_output"],
         ..about_slow_commands("get", -2, slowlog::get)
     },
