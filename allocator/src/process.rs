@@ -15,7 +15,6 @@ use crate::heap_stats::Sources;
 use crate::os;
 use crate::page_heap::PageHeapOptions;
 use crate::process_arena::{CLASSES, ProcessArena};
-use crate::promotion::USED_PAGES_MIN;
 use crate::purger::{Caller, DIRTY_PAGES_START, DIRTY_PAGES_WAKE, PURGE_PAGES_MAX, Purger};
 use crate::refault::Refaults;
 use crate::report;
@@ -386,14 +385,16 @@ impl Process {
     }
 
     /// Starts the purge thread from an allocation, where frees may not and it will be
-    /// needed, or where huge pages are wanted, which take no frees.
+    /// needed; wakes or starts it for dense chunks, which take no frees.
     #[inline]
     pub(crate) fn start_if_due(&self) {
         let resident = self.pages.resident();
         let due = self.pages.dirty() >= DIRTY_PAGES_START || resident >= RESIDENT_PAGES_START;
-        let may_promote = resident >= USED_PAGES_MIN && PURGER.wants_huge();
-        if due && (may_promote || !FREES_START.load(Relaxed)) {
+        if due && !FREES_START.load(Relaxed) {
             BACKGROUND.start_once();
+        }
+        if PURGER.may_have_dense(resident) {
+            BACKGROUND.notify(true);
         }
     }
 

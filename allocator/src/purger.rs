@@ -14,13 +14,13 @@ use crate::arena_table::ArenaTable;
 use crate::cgroup;
 use crate::os;
 use crate::process_arena::ProcessArena;
-use crate::promotion::Found;
+use crate::promotion::{Found, USED_PAGES_MIN};
 use crate::refault::{Change, Totals};
 use crate::shared_pages::{Pages, SharedPages};
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use crate::sync::futex_wait;
-use crate::units::{CHUNK_BYTES, ChunkIndex, PAGE_BYTES};
+use crate::units::{CHUNK_BYTES, CHUNK_PAGES, ChunkIndex, PAGE_BYTES};
 
 /// Dirty pages for which a tick is worth it, and those for which a thread is.
 pub(crate) const DIRTY_PAGES_WAKE: u32 = (256 << 10) / PAGE_BYTES as u32;
@@ -58,6 +58,9 @@ const PROMOTIONS_PER_TICK: u32 = 2;
 const PROMOTION_MS_MAX: u64 = 2;
 const PAUSE_MS_PROMOTION: u64 = 20;
 
+/// Pages by which the heap grows from one look for dense chunks to the next.
+const GROWTH_PAGES: u32 = 2 * CHUNK_PAGES;
+
 /// Who calls a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
@@ -83,6 +86,9 @@ pub(crate) struct Purger {
     /// [`UNKNOWN`], [`POSSIBLE`] and [`IMPOSSIBLE`].
     wants_huge: AtomicBool,
     can_huge: AtomicU32,
+    /// Resident pages at the last look for dense chunks; more than there can be where
+    /// that is in vain.
+    looked_pages: AtomicU32,
 }
 
 const UNKNOWN: u32 = 0;
@@ -100,6 +106,7 @@ impl Purger {
             is_near_limit: AtomicBool::new(false),
             wants_huge: AtomicBool::new(false),
             can_huge: AtomicU32::new(UNKNOWN),
+            looked_pages: AtomicU32::new(0),
         }
     }
 
@@ -111,6 +118,16 @@ impl Purger {
     /// Whether dense chunks are to become huge pages.
     pub(crate) fn wants_huge(&self) -> bool {
         self.wants_huge.load(Relaxed)
+    }
+
+    /// Whether the heap, with so many resident pages, may have dense chunks that nobody
+    /// has looked at: it has grown since the last look, and a program that only grows
+    /// gives no other cause for one.
+    #[inline]
+    pub(crate) fn may_have_dense(&self, resident: u32) -> bool {
+        self.wants_huge()
+            && resident >= USED_PAGES_MIN
+            && resident >= self.looked_pages.load(Relaxed).saturating_add(GROWTH_PAGES)
     }
 
     /// The number of the current period.
@@ -212,18 +229,14 @@ impl Purger {
         if !self.wants_huge() || self.can_huge.load(Relaxed) == IMPOSSIBLE {
             return None;
         }
+        self.looked_pages.store(pages.resident(), Relaxed);
         let mut asked = 0;
         loop {
             match pages.with(|pages| pages.source.pages.next_dense(now_ms)) {
-                Found::Dense(_) if self.can_huge.load(Relaxed) == UNKNOWN => {
-                    let possible = os::has_huge_pages(CHUNK_BYTES);
-                    let known = if possible { POSSIBLE } else { IMPOSSIBLE };
-                    self.can_huge.store(known, Relaxed);
-                    if !possible {
+                Found::Dense(chunk) => {
+                    if !self.finds_huge_possible() {
                         return None;
                     }
-                }
-                Found::Dense(chunk) => {
                     self.promote_chunk(pages, chunk);
                     asked += 1;
                     let spent_ms = os::now_ms().saturating_sub(now_ms);
@@ -236,6 +249,19 @@ impl Purger {
                 Found::Nothing => return None,
             }
         }
+    }
+
+    /// Whether the system has huge pages of a chunk's size, which is asked for once.
+    fn finds_huge_possible(&self) -> bool {
+        if self.can_huge.load(Relaxed) == UNKNOWN {
+            let possible = os::has_huge_pages(CHUNK_BYTES);
+            let known = if possible { POSSIBLE } else { IMPOSSIBLE };
+            self.can_huge.store(known, Relaxed);
+            if !possible {
+                self.looked_pages.store(u32::MAX, Relaxed);
+            }
+        }
+        self.can_huge.load(Relaxed) == POSSIBLE
     }
 
     /// Promotes a chunk that was found dense, if all of it is resident in truth: the
@@ -512,6 +538,36 @@ mod tests {
         let demote = |pages: &mut Pages| pages.source.pages.demote_everything();
         subject.pages.with(demote);
         subject.pages.free_large(object);
+    }
+
+    #[test]
+    fn growth_alone_is_a_cause_to_look_for_dense_chunks() {
+        let mut subject = Subject::new();
+        let may_have = |subject: &Subject| subject.purger.may_have_dense(subject.pages.resident());
+        let first = subject.allocate(40 * MIB);
+        assert!(!may_have(&subject), "nobody wants any");
+        subject.purger.set_wants_huge(true);
+        let pass = |subject: &mut Subject, chunks: u32| {
+            assert!(may_have(subject));
+            with_files(&NO_LIMIT, || {
+                for _ in 0..1000 {
+                    subject.now_ms += 1000;
+                    if subject.tick(Caller::PurgeThread).is_none() {
+                        break;
+                    }
+                }
+            });
+            assert_eq!(huge_chunks(subject), chunks);
+            assert!(!may_have(subject));
+        };
+        pass(&mut subject, 20);
+        let little = subject.allocate(2 * MIB);
+        assert!(!may_have(&subject));
+        let more = subject.allocate(8 * MIB);
+        pass(&mut subject, 25);
+        for object in [first, little, more] {
+            subject.pages.free_large(object);
+        }
     }
 
     #[test]
