@@ -115,13 +115,14 @@ fn work_ns(pages: u64, objects: u64, bytes: u64, slabs: u64) -> f64 {
     const BYTE_NS: f64 = 0.25;
     const SLAB_NS: f64 = 230.0;
     /// An object's time in a heap that the caches hold, and what each doubling beyond that adds, to an end.
-    const OBJECT_NS: f64 = 60.0;
-    const DOUBLING_NS: f64 = 20.0;
-    const DOUBLINGS_MAX: f64 = 5.0;
-    const CACHED_BYTES: f64 = (32 << 20) as f64;
-    let doublings = ((pages * PAGE_BYTES as u64) as f64 / CACHED_BYTES).max(1.0);
-    let object_ns = OBJECT_NS + DOUBLING_NS * doublings.log2().min(DOUBLINGS_MAX);
-    objects as f64 * object_ns + bytes as f64 * BYTE_NS + slabs as f64 * SLAB_NS
+    const OBJECT_NS: u32 = 60;
+    const DOUBLING_NS: u32 = 20;
+    const DOUBLINGS_MAX: u32 = 5;
+    const CACHED_BYTES: u64 = 32 << 20;
+    // Whole doublings: a logarithm of fractions would bring another library into the process.
+    let doublings = (pages * PAGE_BYTES as u64 / CACHED_BYTES).max(1).ilog2();
+    let object_ns = OBJECT_NS + DOUBLING_NS * doublings.min(DOUBLINGS_MAX);
+    objects as f64 * f64::from(object_ns) + bytes as f64 * BYTE_NS + slabs as f64 * SLAB_NS
 }
 
 /// Slabs with as many live slots and pages given back as each other.
