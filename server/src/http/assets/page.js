@@ -171,7 +171,8 @@ function buildCharts() {
   const line = (label, light, dark, area) => ({ label, stroke: colour(light, dark), fill: area ? colour(`${light}22`, `${dark}2a`) : undefined });
   simple("chart-ratio", "legend-ratio", [line("resident / in use", "#c0562a", "#f59b52", true)], (v) => v.toFixed(2), () => {
     const used = column("used");
-    return [column("rss").map((rss, i) => used[i] ? rss / used[i] : null)];
+    // Of an empty server it says nothing, and all that follows would lie flat below it.
+    return [column("rss").map((rss, i) => used[i] >= 2 ** 20 ? rss / used[i] : null)];
   });
   simple("chart-compaction", "legend-compaction", [line("moved /s", "#2f6fb3", "#5aa5ff", true), line("freed /s", "#14804a", "#4cc38a", true)], bytes, () => [column("compaction_moved"), column("compaction_freed")]);
   simple("chart-commands", "legend-commands", [line("commands /s", "#2f6fb3", "#5aa5ff", true), line("errors /s", "#c0392b", "#ff7b6b")], count, () => [column("commands"), column("errors")]);
