@@ -12,8 +12,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use kvstore::{
-    ChunkMap, Key, KeyHash, Keyspace, KeyspaceOptions, MapCursor, NewExpiry, NewValue, StringRef,
-    Touch, ValueRef, clock,
+    ChunkMap, Key, KeyHash, Keyspace, KeyspaceOptions, Locked, MapCursor, NewExpiry, NewValue,
+    ShardSet, StringRef, Touch, ValueRef, clock,
 };
 
 fn setting(name: &str, default: usize) -> usize {
@@ -516,6 +516,26 @@ fn look_at_chunks(keyspace: &Keyspace, what: &str) {
     println!(
         "map, {what}: {chunks} chunks, us each: mean {mean:.1}, half within {half:.1}, 99.9% {most:.1}, longest \
          {longest:.1}; 64 GiB (32,768 chunks) in {pass:.0} s at 5 ms a second"
+    );
+    // What else a page's thread asks each shard for, once a second.
+    let asked = |ask: &dyn Fn(&mut Locked<'_>)| {
+        let mut took: Vec<f64> = (0..200)
+            .map(|at| {
+                let began = cpu_seconds();
+                ask(&mut keyspace.lock(ShardSet::one(at % keyspace.shards())));
+                (cpu_seconds() - began) * 1e6
+            })
+            .collect();
+        took.sort_by(f64::total_cmp);
+        (took[took.len() / 2], took[took.len() - 1])
+    };
+    let statistics = asked(&|locked| _ = black_box(locked.statistics()));
+    let classes = asked(&|locked| _ = black_box(locked.size_classes()));
+    let slabs = asked(&|locked| _ = black_box(locked.allocating_slabs()));
+    println!(
+        "     us under a lock, half within and longest: statistics {:.1}, {:.1}; size classes {:.1}, {:.1}; slabs handed \
+         out from {:.1}, {:.1}",
+        statistics.0, statistics.1, classes.0, classes.1, slabs.0, slabs.1
     );
 }
 

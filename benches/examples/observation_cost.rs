@@ -171,6 +171,8 @@ struct Figures {
     commands_per_second: f64,
     /// Microseconds of the server's CPU for a command.
     cpu_us: f64,
+    /// Percent of a core that the thread for pages takes.
+    page_percent: f64,
     /// Microseconds that each PING took.
     pings: Vec<f64>,
 }
@@ -204,7 +206,7 @@ fn run(server: &Server, connections: &mut [Connection], load: &Load, options: &O
     let mut replies = vec![0; reply * load.pipeline];
     let ended = AtomicBool::new(false);
     let pings = Mutex::new(Vec::new());
-    let (commands_per_second, cpu_us) = std::thread::scope(|scope| {
+    let (commands_per_second, cpu_us, page_percent) = std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut connection = server.connect();
             let mut took = Vec::new();
@@ -216,7 +218,8 @@ fn run(server: &Server, connections: &mut [Connection], load: &Load, options: &O
             }
             *pings.lock() = took;
         });
-        let (started, cpu_before) = (Instant::now(), server.cpu_us());
+        let page_us = || server.cpu_us_of(|thread| thread == "http");
+        let (started, cpu_before, page_before) = (Instant::now(), server.cpu_us(), page_us());
         let mut rounds = 0;
         while started.elapsed().as_secs_f64() < options.seconds {
             for (at, connection) in connections.iter_mut().enumerate() {
@@ -230,13 +233,15 @@ fn run(server: &Server, connections: &mut [Connection], load: &Load, options: &O
         }
         let seconds = started.elapsed().as_secs_f64();
         let cpu_us = server.cpu_us() - cpu_before;
+        let page_percent = (page_us() - page_before) / seconds / 1e4;
         ended.store(true, Ordering::Relaxed);
         let commands = (rounds * connections.len() * load.pipeline) as f64;
-        (commands / seconds, cpu_us / commands)
+        (commands / seconds, cpu_us / commands, page_percent)
     });
     Figures {
         commands_per_second,
         cpu_us,
+        page_percent,
         pings: pings.into_inner(),
     }
 }
@@ -363,8 +368,16 @@ fn main() {
             load.name
         );
     }
+    let page = [0, 1].map(|side| {
+        let figures = all.iter().flatten().map(|pair| pair[side].page_percent);
+        figures.sum::<f64>() / (LOADS.len() * options.pairs) as f64
+    });
     println!(
-        "\nResident: {:.1} MB off, {:.1} MB on, {:.1} MB in the end.",
+        "\nThe thread for pages: {:.2}% of a core off, {:.2}% on.",
+        page[0], page[1]
+    );
+    println!(
+        "Resident: {:.1} MB off, {:.1} MB on, {:.1} MB in the end.",
         resident[0],
         resident[1],
         server.memory("VmRSS")

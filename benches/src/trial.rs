@@ -90,12 +90,23 @@ impl Server {
     /// # Panics
     /// The process has ended.
     pub fn cpu_us(&self) -> f64 {
+        self.cpu_us_of(|_| true)
+    }
+
+    /// CPU time so far of those of its threads whose name is wanted, in microseconds.
+    ///
+    /// # Panics
+    /// The process has ended.
+    pub fn cpu_us_of(&self, wanted: impl Fn(&str) -> bool) -> f64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("Linux");
         let ns = tasks.map(|task| {
-            let file = task.expect("Linux").path().join("schedstat");
+            let task = task.expect("Linux").path();
             // A thread may have ended meanwhile.
-            let text = fs::read_to_string(file).unwrap_or_default();
-            text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok())
+            let read = |file| fs::read_to_string(task.join(file)).unwrap_or_default();
+            if !wanted(read("comm").trim_end()) {
+                return None;
+            }
+            read("schedstat").split(' ').next()?.parse::<f64>().ok()
         });
         ns.flatten().sum::<f64>() / 1e3
     }
