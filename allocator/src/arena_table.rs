@@ -10,7 +10,7 @@
 
 use crate::metadata::Area;
 use crate::process_arena::ProcessArena;
-use crate::process_bin::Slabs;
+use crate::process_bin::{Slabs, Spread};
 use crate::remote_free::Outbox;
 use crate::shared_pages::{SharedPages, prefetch_to_write, remote_word_id};
 use crate::size_class::GENERAL;
@@ -28,7 +28,7 @@ const BATCH_MAX: usize = 128;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Released {
     /// As in [`Filled`](crate::process_arena::Filled); `None` where no slot was the arena's own.
-    pub(crate) sparse: Option<bool>,
+    pub(crate) spread: Option<Spread>,
     /// Some inbox has slots now, and had none before.
     pub(crate) mailed: bool,
 }
@@ -119,7 +119,7 @@ impl ArenaTable {
         for batch in slots.chunks(BATCH_MAX) {
             // SAFETY: Passed on to the caller.
             let of_batch = unsafe { self.release_batch(pages, own, class, batch) };
-            released.sparse = of_batch.sparse.or(released.sparse);
+            released.spread = of_batch.spread.or(released.spread);
             released.mailed |= of_batch.mailed;
         }
         released
@@ -201,7 +201,7 @@ impl ArenaTable {
             bin.traffic.flushes += 1;
         }
         Released {
-            sparse: own_bin.map(|bin| bin.is_sparse()),
+            spread: own_bin.map(|bin| bin.spread(shape)),
             mailed: outbox.is_some_and(Outbox::send),
         }
     }
@@ -580,18 +580,25 @@ mod tests {
     fn a_class_is_sparse_when_many_of_its_slabs_are() {
         let mut subject = Subject::new();
         let class = GENERAL.class_of(256);
+        let spread = |subject: &Subject| {
+            let slabs = subject.arenas.arena(0).bins[class].slabs.lock();
+            slabs.spread(GENERAL.class(class))
+        };
         for _ in 0..64 {
             subject.fill(0, class, 16, Faults::default());
         }
+        assert_eq!(spread(&subject), Spread::Dense);
         // Three of four freed: sixteen slots in each of 64 slabs.
-        for _ in 0..3 {
+        for freed in 1..4 {
             let slots = subject.choose(class, 256, 4);
             subject.release(0, class, &slots, None);
+            if freed == 1 {
+                assert_eq!(spread(&subject), Spread::Loose);
+            }
         }
-        let arena = subject.arenas.arena(0);
-        assert!(arena.bins[class].slabs.lock().is_sparse());
+        assert_eq!(spread(&subject), Spread::Sparse);
         let rest = subject.choose(class, usize::MAX, 1);
         subject.release(0, class, &rest, None);
-        assert!(!subject.arenas.arena(0).bins[class].slabs.lock().is_sparse());
+        assert_eq!(spread(&subject), Spread::Dense, "none are left");
     }
 }

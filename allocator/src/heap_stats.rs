@@ -97,7 +97,7 @@ pub struct ThreadCacheStats {
     pub bytes: usize,
     /// What it has room for at present, in bytes of slots, in one of two stacks.
     pub capacity_bytes: usize,
-    /// To what that may grow, two slots of each class aside. It follows the arena's
+    /// To what that may grow, 2 to 16 slots of each class aside. It follows the arena's
     /// live bytes, up to `cache_bytes` of the settings.
     pub limit_bytes: usize,
 }

@@ -99,7 +99,7 @@
 //! objects   slab bin hardened hand punch large fences evacuation merging remote_free
 //! arenas    stats local_arena upkeep relocation heap_map introspect handle_arena arena model
 //! shared    shared_pages heap_profile process_bin process_arena arena_table purger
-//! threads   thread_cache tls tenancy thread fork background
+//! threads   cache_capacity thread_cache tls tenancy thread fork background
 //! engine    heap_stats report process profiled custody heap
 //! faces     global_alloc control process_stats process_profile pprof c_api pprof_at_exit process_model
 //! ```
@@ -120,6 +120,8 @@ mod arena_table;
 mod background;
 #[cfg(not(loom))]
 pub mod c_api;
+#[cfg(not(loom))]
+mod cache_capacity;
 #[cfg(not(loom))]
 mod call_stacks;
 #[cfg(not(loom))]

@@ -7,6 +7,7 @@
 
 use crate::arena_table::ArenaTable;
 use crate::background::{Background, Work};
+use crate::cache_capacity::budget_bytes;
 use crate::fatal::complain;
 use crate::fork::{self, Handlers};
 use crate::hardened::{self, Dice};
@@ -26,7 +27,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize};
 use crate::sync::{Errno, Lock, Rank};
 use crate::tenancy::ARENAS_MAX;
 use crate::thread::{self, ExitKey, Registry, Thread};
-use crate::thread_cache::{Due, budget_bytes};
+use crate::thread_cache::Due;
 use crate::units::{CHUNK_BYTES, PAGE_BYTES};
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
@@ -242,7 +243,7 @@ impl Process {
         // of their addresses, unless that is to be random.
         Dice::throw().arrange(&mut room[..filled.count]);
         thread.cache.filled(class, filled.count);
-        thread.cache.set_sparse(class, filled.sparse);
+        thread.cache.set_spread(class, filled.spread);
         self.start_if_due();
         filled.count > 0
     }
@@ -258,6 +259,11 @@ impl Process {
                 thread.cache.freed(class, usize::MAX).len().div_ceil(2)
             };
             self.flush(thread, class, count);
+            if thread.cache.is_full(class) {
+                // The slabs have turned out not to be dense any more, so the class may
+                // hold less than it does.
+                self.flush(thread, class, usize::MAX);
+            }
         }
     }
 
@@ -275,8 +281,8 @@ impl Process {
                     .release(&self.pages, thread.arena(), class, slots)
             };
             thread.cache.flushed(class, slots.len());
-            if let Some(sparse) = released.sparse {
-                thread.cache.set_sparse(class, sparse);
+            if let Some(spread) = released.spread {
+                thread.cache.set_spread(class, spread);
             }
             if released.mailed {
                 let many = || MAILED.fetch_add(1, Relaxed) >= MAILED_START;

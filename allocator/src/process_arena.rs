@@ -7,7 +7,7 @@
 
 use crate::bin::{LISTS, Refill};
 use crate::hardened::Dice;
-use crate::process_bin::{Slabs, refill_pages};
+use crate::process_bin::{Slabs, Spread, refill_pages};
 use crate::remote_free::Inbox;
 use crate::shared_pages::{SharedPages, prefetch_to_write};
 use crate::size_class::GENERAL;
@@ -49,9 +49,8 @@ pub(crate) struct ProcessBin {
 pub(crate) struct Filled {
     /// Slots handed out.
     pub(crate) count: usize,
-    /// Freed slots of the class should go back to their slabs before they are used
-    /// again, since many of the slabs are sparse and might empty.
-    pub(crate) sparse: bool,
+    /// How the live slots of the class are spread over its slabs.
+    pub(crate) spread: Spread,
 }
 
 /// What an arena, or several, hold of a class.
@@ -196,7 +195,7 @@ impl ProcessArena {
         slabs.traffic.filled_slots += count as u64;
         Filled {
             count,
-            sparse: slabs.is_sparse(),
+            spread: slabs.spread(shape),
         }
     }
 

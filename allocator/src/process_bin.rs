@@ -22,6 +22,27 @@ const SPARSE_SLABS_MIN: u32 = 16;
 /// The least share of sparse slabs among all of the class: one in so many.
 const SPARSE_SHARE: u32 = 8;
 
+/// The most slabs of a class for which it counts as dense whatever they hold: slots in
+/// a cache keep no more than these.
+const DENSE_SLABS_MAX: u32 = 16;
+/// The largest share of free slots in a dense class: one in so many.
+const DENSE_SHARE: u32 = 8;
+
+/// How the live slots of a class are spread over its slabs, hence what free slots in
+/// a thread's cache would keep from emptying.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Spread {
+    /// Neither of the others, or unknown.
+    #[default]
+    Loose,
+    /// The slabs are few or nearly full: slots in a cache keep little.
+    Dense,
+    /// Many of the slabs are nearly empty: freed slots should go back to them before
+    /// they are used again.
+    Sparse,
+}
+
 /// What a bin's lock guards. Zeros are a bin without slabs.
 pub(crate) struct Slabs {
     /// Slots were handed out since the bin last settled.
@@ -145,8 +166,19 @@ impl Slabs {
         }
     }
 
-    /// Whether freed slots should go back to their slabs at once.
-    pub(crate) fn is_sparse(&self) -> bool {
+    /// How the live slots are spread over the slabs.
+    pub(crate) fn spread(&self, shape: &SizeClass) -> Spread {
+        let slots = self.bin.slabs * u32::from(shape.slots);
+        if self.is_sparse() {
+            Spread::Sparse
+        } else if self.bin.slabs <= DENSE_SLABS_MAX || self.bin.free <= slots / DENSE_SHARE {
+            Spread::Dense
+        } else {
+            Spread::Loose
+        }
+    }
+
+    fn is_sparse(&self) -> bool {
         let lists = OCCUPANCY_LISTS / 2..OCCUPANCY_LISTS;
         let sparse: u32 = lists.map(|list| self.bin.length(list)).sum();
         sparse >= SPARSE_SLABS_MIN && sparse * SPARSE_SHARE >= self.bin.slabs

@@ -13,7 +13,7 @@
 //! | `profile` | `low`, `server` or `throughput` | | by default | |
 //! | `purge_delay_ms` | 0 to 86400000: milliseconds within which free pages go back to the system; 0 is as soon as possible | 0 | 1000 | 10000 |
 //! | `background_thread` | `true` or `false`: whether a thread of the heap's gives pages back; else calls of the program do so now and then, and an idle program keeps them | `true` | `true` | `true` |
-//! | `cache_bytes` | 0 to 4194304: most bytes of free objects that a thread keeps at hand, two objects of each size aside | 65536 | 1048576 | 4194304 |
+//! | `cache_bytes` | 0 to 4194304: most bytes of free objects that a thread keeps at hand, 2 to 16 objects of each size aside | 65536 | 1048576 | 4194304 |
 //! | `huge_pages` | `off`, or `dense`: whether chunks of 2 MiB that have been in use in full for some seconds get huge pages | `off` | `off` | `dense` |
 //! | `stats_at_exit` | `text` (or `true`), `json` or `false`: whether and how statistics are written to standard error when the program exits | `false` | `false` | `false` |
 //! | `heap_profile` | 0 to 1073741824: bytes between two samples of the [heap profile](crate::SlabAlloc::start_heap_profile) on average; 0 is none, 1 is every allocation | 0 | 0 | 0 |

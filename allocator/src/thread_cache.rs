@@ -22,23 +22,20 @@
 //!            <- pop                                    push ->
 //! ```
 //!
-//! A class has no capacity until it is used. Then each stack gets
-//! [`CAPACITY_START`], and twice as much whenever slots have to come from the
-//! arena or go there, as long as the thread's total stays within its budget, and
-//! the class's within its share of that. A tick gives back what lies in classes
-//! that were idle since the last one.
+//! A class has no capacity until it is used, and then as much as
+//! [`cache_capacity`](crate::cache_capacity) grants. A tick gives back what lies in
+//! classes that were idle since the last one.
 //!
 //! Of the slots to be allocated next some may be *held back*, below `base`: while a
 //! heap profile is on, so many are let through as pass until one allocation is to be
 //! looked at, so that this one finds the stack empty and takes the slow path. The fast
 //! paths know nothing of it.
-//!
-//! The budget follows the heap behind the cache ([`budget_bytes`]): what is too
-//! much for a small program is nothing beside a large one's objects, and large
-//! slots want it: with 16 KiB for a class instead of 64 KiB, replacing objects of
-//! 512 B to 8 KiB at random takes twice as long (measured).
 
-use crate::size_class::GENERAL;
+use crate::cache_capacity::{
+    CLASSES, capacity_bound, capacity_least, capacity_max, class_share, fill_batch, grown,
+    slot_bytes, turn_min,
+};
+use crate::process_bin::Spread;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize};
 use crate::units::PAGE_BYTES;
@@ -46,73 +43,63 @@ use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 
-/// The number of classes.
-pub(crate) const CLASSES: usize = GENERAL.count();
-
-/// Slots that a stack may hold when its class is first used.
-const CAPACITY_START: usize = 8;
-
-/// The budget of a cache before a small heap, in bytes, if it may have so much.
-const BUDGET_BYTES_START: usize = 256 << 10;
-
-/// A cache may hold one byte for so many in use of its arena's slots. Not of its slabs:
-/// after frees at random these are nearly all there while hardly anything lives, and
-/// each slot in a cache keeps one of them.
-const BUDGET_SHARE: usize = 32;
-
-/// A class may have one in so many bytes of the budget.
-const CLASS_SHARE: usize = 16;
-
-/// Bytes of slots that one of the stacks of every class may hold together, in front
-/// of an arena with so many bytes of slots in use: about as much as lies in both, since
-/// one fills as the other empties. Never more than `bytes_max`.
-pub(crate) fn budget_bytes(taken_bytes: usize, bytes_max: usize) -> usize {
-    (taken_bytes / BUDGET_SHARE)
-        .max(BUDGET_BYTES_START)
-        .min(bytes_max)
-}
-
 /// Slow events (fills and flushes) between two ticks of a busy thread, and between two
 /// looks at the budget: a thread that frees all it has and then sleeps shall not keep
 /// as much as befits the heap that it had.
 const EVENTS_PER_TICK: u32 = 1 << 12;
 const EVENTS_PER_LOOK: u32 = 1 << 7;
 
-/// The most slots that a stack of the class may ever hold.
-const fn capacity_max(class: usize) -> usize {
-    let slots = 64 * 1024 / GENERAL.class(class).size as usize;
-    if slots > 128 { 128 } else { slots }
-}
+/// Slots of a *near* array. A class that comes to hold more moves to two *far* arrays
+/// with room for [`capacity_max`]: so those of classes that hold few lie close
+/// together, on few pages, and most programs touch no others.
+const NEAR_SLOTS: usize = 128;
 
-/// Slots that a stack of each class may hold however small the budget is.
-const CAPACITY_LEAST: usize = 2;
-
-/// How many freed slots are worth a turn of the stacks: fewer make turns too
-/// frequent, so new ones join them. In return so many slots may go round in turn
-/// where a single one would do, and they should stay in the processor's cache.
-const fn turn_min(class: usize) -> usize {
-    let slots = 2 * 1024 / GENERAL.class(class).size as usize;
-    if slots > capacity_max(class) / 2 {
-        capacity_max(class) / 2
-    } else if slots < 1 {
-        1
+/// Slots of a near array of the class.
+const fn near_max(class: usize) -> usize {
+    let slots = capacity_max(class);
+    if slots > NEAR_SLOTS {
+        NEAR_SLOTS
     } else {
         slots
     }
 }
 
-/// Where each class's two arrays begin in [`ThreadCache::slots`], and the total.
-const STARTS: [usize; CLASSES + 1] = {
+/// Where each class's two near arrays begin in [`ThreadCache::slots`], and the total.
+const NEAR_STARTS: [usize; CLASSES + 1] = {
     let mut starts = [0; CLASSES + 1];
     let mut class = 0;
     while class < CLASSES {
-        starts[class + 1] = starts[class] + 2 * capacity_max(class);
+        starts[class + 1] = starts[class] + 2 * near_max(class);
         class += 1;
     }
     starts
 };
 
-const SLOTS: usize = STARTS[CLASSES];
+/// The same for the far arrays, of classes that may have some, behind all near ones.
+const FAR_STARTS: [usize; CLASSES + 1] = {
+    let mut starts = [NEAR_STARTS[CLASSES]; CLASSES + 1];
+    let mut class = 0;
+    while class < CLASSES {
+        let max = capacity_max(class);
+        let slots = if max > near_max(class) { 2 * max } else { 0 };
+        starts[class + 1] = starts[class] + slots;
+        class += 1;
+    }
+    starts
+};
+
+const SLOTS: usize = FAR_STARTS[CLASSES];
+
+/// The number of the first slot of each of two arrays of the class.
+const fn near(class: usize) -> (usize, usize) {
+    let start = NEAR_STARTS[class];
+    (start, start + near_max(class))
+}
+
+const fn far(class: usize) -> (usize, usize) {
+    let start = FAR_STARTS[class];
+    (start, start + capacity_max(class))
+}
 
 type Place = *mut *mut u8;
 
@@ -133,8 +120,8 @@ struct Cold {
     capacity: Cell<u16>,
     /// The class was used in a way that the slow paths see since the last tick.
     wanted: Cell<bool>,
-    /// Freed slots go back to their slabs.
-    sparse: Cell<bool>,
+    /// How the class is spread over its slabs, as last heard.
+    spread: Cell<Spread>,
     /// Allocations, besides those that the stack lets through, until one is to be
     /// sampled. Of use while a heap profile is on.
     until_sample: Cell<u32>,
@@ -157,7 +144,7 @@ pub(crate) enum Due {
 pub(crate) struct ThreadCache {
     stacks: [Stacks; CLASSES],
     cold: [Cold; CLASSES],
-    /// Bytes of slots that the capacities may add up to; [`CAPACITY_LEAST`] of each
+    /// Bytes of slots that the capacities may add up to; [`capacity_least`] of each
     /// class may come on top.
     budget: AtomicUsize,
     /// Bytes of slots that the capacities add up to.
@@ -188,7 +175,7 @@ impl ThreadCache {
                     free_base: AtomicPtr::new(ptr::null_mut()),
                     capacity: Cell::new(0),
                     wanted: Cell::new(false),
-                    sparse: Cell::new(false),
+                    spread: Cell::new(Spread::Loose),
                     until_sample: Cell::new(0),
                 }
             }; CLASSES],
@@ -203,15 +190,8 @@ impl ThreadCache {
     /// Gives an empty cache, closed or open, in memory that will not move, its room
     /// as if it had never been used, and the budget in bytes.
     pub(crate) fn open(&self, budget: usize) {
-        let slots = self.slots.get().cast::<*mut u8>();
         for (class, (stacks, cold)) in self.stacks.iter().zip(&self.cold).enumerate() {
-            // SAFETY: Every class has two arrays in `slots`.
-            let (base, free_base) = unsafe {
-                (
-                    slots.add(STARTS[class]),
-                    slots.add(STARTS[class] + capacity_max(class)),
-                )
-            };
+            let (base, free_base) = (self.place(near(class).0), self.place(near(class).1));
             stacks.base.store(base, Relaxed);
             stacks.top.store(base, Relaxed);
             stacks.free_top.store(free_base, Relaxed);
@@ -219,7 +199,7 @@ impl ThreadCache {
             cold.free_base.store(free_base, Relaxed);
             cold.capacity.set(0);
             cold.wanted.set(false);
-            cold.sparse.set(false);
+            cold.spread.set(Spread::Loose);
             cold.until_sample.set(0);
         }
         self.profile.set(0);
@@ -275,7 +255,7 @@ impl ThreadCache {
     /// nothing changed, where the class is sparse or they are too few.
     pub(crate) fn turn(&self, class: usize) -> bool {
         let cold = &self.cold[class];
-        if cold.sparse.get() || self.free_len(class) < turn_min(class) {
+        if self.is_sparse(class) || self.free_len(class) < turn_min(class) {
             return false;
         }
         debug_assert_eq!(self.at_hand(class), 0);
@@ -315,12 +295,25 @@ impl ThreadCache {
 
     /// Whether freed slots of the class go back to their slabs.
     pub(crate) fn is_sparse(&self, class: usize) -> bool {
-        self.cold[class].sparse.get()
+        self.cold[class].spread.get() == Spread::Sparse
     }
 
-    /// Sends freed slots of the class back to their slabs from now on, or no longer.
-    pub(crate) fn set_sparse(&self, class: usize, sparse: bool) {
-        self.cold[class].sparse.set(sparse);
+    /// Notes how the class is spread over its slabs: freed slots of a sparse one go
+    /// back to them from now on, and one that is not dense may hold less.
+    pub(crate) fn set_spread(&self, class: usize, spread: Spread) {
+        let cold = &self.cold[class];
+        cold.spread.set(spread);
+        let bound = capacity_bound(class, spread);
+        if usize::from(cold.capacity.get()) > bound {
+            // What is there above it goes with the next free.
+            self.set_capacity(class, bound);
+        }
+    }
+
+    /// Whether there is no room for another freed slot of the class.
+    pub(crate) fn is_full(&self, class: usize) -> bool {
+        let stacks = &self.stacks[class];
+        stacks.free_top.load(Relaxed) >= stacks.free_limit.load(Relaxed)
     }
 
     /// How many slots of the class lie here. Another thread may ask, and gets an
@@ -338,22 +331,52 @@ impl ThreadCache {
         )
     }
 
-    /// Where the array of slots to be allocated next starts: the one of the class's
-    /// two that freed slots are not in.
+    /// Where the array of slots to be allocated next starts: the one beside that of the
+    /// freed slots.
     fn start_at_hand(&self, class: usize) -> Place {
-        let slots = self.slots.get().cast::<*mut u8>();
-        // SAFETY: Every class has two arrays in `slots`.
-        let (one, other) = unsafe {
-            (
-                slots.add(STARTS[class]),
-                slots.add(STARTS[class] + capacity_max(class)),
-            )
-        };
-        match self.cold[class].free_base.load(Relaxed) {
+        let free_base = self.cold[class].free_base.load(Relaxed);
+        if free_base.is_null() {
             // The cache is closed.
-            free_base if free_base.is_null() => free_base,
-            free_base if free_base == one => other,
-            _ => one,
+            return free_base;
+        }
+        let (one, other) = match self.is_far(class) {
+            true => far(class),
+            false => near(class),
+        };
+        match self.place(one) {
+            one if one == free_base => self.place(other),
+            one => one,
+        }
+    }
+
+    /// Whether the class's stacks are in its far arrays.
+    fn is_far(&self, class: usize) -> bool {
+        self.cold[class].free_base.load(Relaxed) >= self.place(NEAR_STARTS[CLASSES])
+    }
+
+    /// The place of a slot of the arrays, or of their end.
+    fn place(&self, slot: usize) -> Place {
+        debug_assert!(slot <= SLOTS);
+        // SAFETY: There are as many.
+        unsafe { self.slots.get().cast::<*mut u8>().add(slot) }
+    }
+
+    /// Moves the stacks of the class to its far arrays.
+    fn move_far(&self, class: usize) {
+        let (stacks, cold) = (&self.stacks[class], &self.cold[class]);
+        let start = self.start_at_hand(class);
+        let held_back = distance(start, stacks.base.load(Relaxed));
+        let (at_hand, freed) = (self.at_hand(class), self.free_len(class));
+        let (one, other) = (self.place(far(class).0), self.place(far(class).1));
+        // SAFETY: The far arrays have room for what is in the near ones, which they do
+        // not overlap, and only the owner, who calls, uses either.
+        unsafe {
+            ptr::copy_nonoverlapping(start, one, at_hand);
+            ptr::copy_nonoverlapping(cold.free_base.load(Relaxed), other, freed);
+            stacks.base.store(one.add(held_back), Relaxed);
+            stacks.top.store(one.add(at_hand), Relaxed);
+            cold.free_base.store(other, Relaxed);
+            stacks.free_top.store(other.add(freed), Relaxed);
         }
     }
 
@@ -442,19 +465,18 @@ impl ThreadCache {
         )
     }
 
-    /// The room for a batch of slots to be allocated, of which there are none: half
-    /// of the capacity, which first grows, since the class is in use. Report with
+    /// The room for a batch of slots to be allocated, of which there are none: at most
+    /// half of the capacity, which first grows, since the class is in use. Report with
     /// [`filled`](Self::filled) what was put there; the last comes out first.
     #[expect(
         clippy::mut_from_ref,
         reason = "the array behind an owned cache's cells"
     )]
     pub(crate) fn room_for_fill(&self, class: usize) -> &mut [*mut u8] {
-        let stacks = &self.stacks[class];
-        let base = stacks.base.load(Relaxed);
-        debug_assert_eq!(stacks.top.load(Relaxed), base);
+        debug_assert!(self.stacks[class].is_empty());
         self.grow(class);
-        let batch = usize::from(self.cold[class].capacity.get()).div_ceil(2);
+        let base = self.stacks[class].base.load(Relaxed);
+        let batch = fill_batch(self.cold[class].capacity.get().into());
         // SAFETY: The array has room for the capacity, and only the owner, who
         // calls, uses it.
         unsafe { core::slice::from_raw_parts_mut(base, batch) }
@@ -476,28 +498,16 @@ impl ThreadCache {
         let cold = &self.cold[class];
         cold.wanted.set(true);
         let old = usize::from(cold.capacity.get());
-        let new = (old * 2).max(CAPACITY_START).min(capacity_max(class));
-        if new == old {
-            return false;
-        }
-        let bytes = slot_bytes(class);
-        let used_by_others = self.budget_used.load(Relaxed) - old * bytes;
-        let room = self.budget.load(Relaxed).saturating_sub(used_by_others);
-        let new = if new * bytes <= room.min(self.class_share()) {
-            new
-        } else {
-            CAPACITY_LEAST
-        };
+        let budget = self.budget.load(Relaxed);
+        let used_by_others = self.budget_used.load(Relaxed) - old * slot_bytes(class);
+        let room = budget
+            .saturating_sub(used_by_others)
+            .min(class_share(budget));
+        let new = grown(class, old, room, cold.spread.get());
         if new > old {
             self.set_capacity(class, new);
         }
         new > old
-    }
-
-    /// Bytes of slots that a class's capacity may come to, if it is above
-    /// [`CAPACITY_LEAST`].
-    fn class_share(&self) -> usize {
-        self.budget.load(Relaxed) / CLASS_SHARE
     }
 
     /// Changes the budget in bytes. What is above it goes with the next ticks.
@@ -511,7 +521,7 @@ impl ThreadCache {
         self.budget_used.load(Relaxed)
     }
 
-    /// To what that may grow, [`CAPACITY_LEAST`] of each class aside.
+    /// To what that may grow, [`capacity_least`] of each class aside.
     pub(crate) fn limit_bytes(&self) -> usize {
         self.budget.load(Relaxed)
     }
@@ -522,6 +532,9 @@ impl ThreadCache {
         let others = self.budget_used.load(Relaxed) - old * slot_bytes(class);
         self.budget_used
             .store(others + new * slot_bytes(class), Relaxed);
+        if new > near_max(class) && !self.is_far(class) {
+            self.move_far(class);
+        }
         cold.capacity.set(new as u16);
         self.set_limit(class);
     }
@@ -571,11 +584,11 @@ impl ThreadCache {
     pub(crate) fn trim(&self, class: usize) -> bool {
         let capacity = usize::from(self.cold[class].capacity.get());
         let budget = self.budget.load(Relaxed);
-        let too_large = capacity > CAPACITY_LEAST
-            && (capacity * slot_bytes(class) > self.class_share()
+        let too_large = capacity > capacity_least(class)
+            && (capacity * slot_bytes(class) > class_share(budget)
                 || self.budget_used.load(Relaxed) > budget + budget / 4);
         if too_large {
-            self.set_capacity(class, capacity / 2);
+            self.set_capacity(class, (capacity / 2).max(capacity_least(class)));
         }
         too_large
     }
@@ -603,18 +616,26 @@ impl ThreadCache {
     /// Bytes of pages that the stacks in use, and what leads to them, lie on. Another
     /// thread may ask, as with [`len`](Self::len).
     pub(crate) fn resident_bytes(&self) -> usize {
-        const { assert!(size_of::<Self>() <= 64 * PAGE_BYTES) };
+        const { assert!(size_of::<Self>() <= 128 * PAGE_BYTES) };
         let arrays = offset_of!(Self, slots);
-        let mut pages = 0_u64;
+        let mut pages = 0_u128;
         let mut count = |start: usize, end: usize| {
             (start / PAGE_BYTES..end.div_ceil(PAGE_BYTES)).for_each(|page| pages |= 1 << page);
         };
+        let place = |slot| arrays + slot * size_of::<*mut u8>();
         count(0, arrays);
         for class in 0..CLASSES {
-            let limit = self.stacks[class].free_limit.load(Relaxed);
-            if limit != self.cold[class].free_base.load(Relaxed) {
-                let place = |slot| arrays + slot * size_of::<*mut u8>();
-                count(place(STARTS[class]), place(STARTS[class + 1]));
+            let free_base = self.cold[class].free_base.load(Relaxed);
+            let capacity = distance(free_base, self.stacks[class].free_limit.load(Relaxed));
+            if capacity == 0 {
+                continue;
+            }
+            count(place(NEAR_STARTS[class]), place(NEAR_STARTS[class + 1]));
+            if self.is_far(class) {
+                let capacity = capacity.min(capacity_max(class));
+                for start in [far(class).0, far(class).1] {
+                    count(place(start), place(start + capacity));
+                }
             }
         }
         pages.count_ones() as usize * PAGE_BYTES
@@ -654,13 +675,11 @@ fn distance(from: Place, to: Place) -> usize {
     to.addr().wrapping_sub(from.addr()) / size_of::<*mut u8>()
 }
 
-const fn slot_bytes(class: usize) -> usize {
-    GENERAL.class(class).size as usize
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache_capacity::{BUDGET_BYTES_START, CAPACITY_MAX_LOOSE};
+    use crate::size_class::GENERAL;
     use proptest::prelude::*;
 
     /// An open cache, where it stays: it holds pointers into itself.
@@ -671,12 +690,12 @@ mod tests {
         };
     }
 
-    const BUDGET: usize = BUDGET_BYTES_START;
+    const BUDGET: usize = 2 * BUDGET_BYTES_START;
 
     /// Bytes that the cache may hold however small its budget is.
     fn least_bytes() -> usize {
         (0..CLASSES)
-            .map(|class| CAPACITY_LEAST * slot_bytes(class))
+            .map(|class| capacity_least(class) * slot_bytes(class))
             .sum()
     }
 
@@ -727,7 +746,7 @@ mod tests {
         for class in 0..CLASSES {
             assert!(!cache.room_for_fill(class).is_empty());
         }
-        const { assert!(size_of::<ThreadCache>() <= 80 << 10) };
+        const { assert!(size_of::<ThreadCache>() <= 320 << 10) };
     }
 
     #[test]
@@ -752,16 +771,69 @@ mod tests {
         let class = GENERAL.class_of(1024);
         cache.grow(class);
         assert!(push(cache, class, 1) && push(cache, class, 2));
-        cache.set_sparse(class, true);
+        cache.set_spread(class, Spread::Sparse);
         assert!(!cache.turn(class));
-        cache.set_sparse(class, false);
+        cache.set_spread(class, Spread::Dense);
         assert!(cache.turn(class));
+    }
+
+    #[test]
+    fn a_class_that_grows_beyond_its_near_arrays_takes_its_slots_along() {
+        open_cache!(cache);
+        let class = GENERAL.class_of(16);
+        cache.set_spread(class, Spread::Dense);
+        let at_hand = fill(cache, class);
+        cache.set_profile(1, Some(|of| if of == class { 3 } else { 0 }));
+        let capacity = || usize::from(cache.cold[class].capacity.get());
+        while capacity() < NEAR_SLOTS {
+            assert!(cache.grow(class) && !cache.is_far(class));
+        }
+        (0..NEAR_SLOTS).for_each(|number| assert!(push(cache, class, 1000 + number)));
+        let near_bytes = cache.resident_bytes();
+        assert!(!push(cache, class, 0) && cache.grow(class) && cache.is_far(class));
+        assert!(cache.resident_bytes() > near_bytes);
+        cache.check();
+        // Three of those at hand were let through, and are so still.
+        assert_eq!(cache.at_hand(class), at_hand);
+        let popped: Vec<_> = (0..3).map(|_| pop(cache, class)).collect();
+        assert_eq!(popped, [3, 2, 1].map(|back| slot(at_hand + back - 4)));
+        assert!(pop(cache, class).is_null() && cache.at_hand(class) == at_hand - 3);
+        for (number, freed) in cache.freed(class, usize::MAX).iter().enumerate() {
+            assert_eq!(*freed, slot(1000 + number));
+        }
+        assert!(push(cache, class, 5));
+        assert_eq!(cache.len(class), NEAR_SLOTS + 1 + at_hand - 3);
+        flush_all(cache, class);
+        assert_eq!(cache.len(class), 0);
+    }
+
+    #[test]
+    fn a_class_that_is_dense_no_more_gives_up_what_only_a_dense_one_may_hold() {
+        open_cache!(cache);
+        let class = GENERAL.class_of(16);
+        cache.set_spread(class, Spread::Dense);
+        let mut pushed = 0;
+        while push(cache, class, pushed) || cache.grow(class) {
+            pushed = cache.freed(class, usize::MAX).len();
+        }
+        assert!(pushed > CAPACITY_MAX_LOOSE);
+        cache.set_spread(class, Spread::Sparse);
+        cache.check();
+        assert!(!push(cache, class, pushed) && !cache.grow(class));
+        flush_all(cache, class);
+        for number in 0..CAPACITY_MAX_LOOSE {
+            assert!(push(cache, class, number));
+        }
+        assert!(!push(cache, class, pushed) && !cache.grow(class));
+        cache.set_spread(class, Spread::Dense);
+        assert!(cache.grow(class) && push(cache, class, pushed));
     }
 
     #[test]
     fn capacity_follows_use_and_sinks_when_idle() {
         open_cache!(cache);
         let class = GENERAL.class_of(32);
+        cache.set_spread(class, Spread::Dense);
         let mut pushed = 0;
         while push(cache, class, pushed) || cache.grow(class) {
             pushed = cache.freed(class, usize::MAX).len();
@@ -769,7 +841,7 @@ mod tests {
         assert_eq!(pushed, capacity_max(class));
         cache.check();
         assert!(!cache.tick(class), "the class was used");
-        for _ in 0..10 {
+        for _ in 0..12 {
             assert!(cache.tick(class));
             cache.flushed(class, cache.freed(class, usize::MAX).len());
             cache.check();
@@ -856,24 +928,15 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_follows_the_heap_up_to_its_limit() {
-        const MAX: usize = 1 << 20;
-        assert_eq!(budget_bytes(0, MAX), BUDGET_BYTES_START);
-        assert_eq!(budget_bytes(16 << 20, MAX), 512 << 10);
-        assert_eq!(budget_bytes(1 << 30, MAX), MAX);
-        assert_eq!(budget_bytes(1 << 30, 64 << 10), 64 << 10);
-    }
-
-    #[test]
     fn a_class_gets_no_more_than_its_share_and_loses_what_a_smaller_budget_denies() {
         open_cache!(cache);
         let class = GENERAL.class_of(2048);
         let capacity = || usize::from(cache.cold[class].capacity.get());
-        while cache.grow(class) {}
-        assert_eq!(capacity() * 2048, BUDGET / CLASS_SHARE);
-        cache.set_budget(4 * BUDGET);
-        while cache.grow(class) {}
-        assert_eq!(capacity() * 2048, 4 * BUDGET / CLASS_SHARE);
+        for budget in [BUDGET / 4, BUDGET] {
+            cache.set_budget(budget);
+            while cache.grow(class) {}
+            assert_eq!(capacity() * 2048, class_share(budget));
+        }
         cache.set_budget(0);
         let mut ticks = 0;
         while cache.tick(class) {
@@ -881,14 +944,14 @@ mod tests {
             cache.grow(class);
             cache.check();
         }
-        assert_eq!((ticks, capacity()), (4, CAPACITY_LEAST));
+        assert_eq!((ticks, capacity()), (4, capacity_least(class)));
     }
 
     #[test]
     fn a_cache_that_is_opened_again_is_as_new() {
         open_cache!(cache);
         assert!(cache.grow(5) && cache.grow(5));
-        cache.set_sparse(5, true);
+        cache.set_spread(5, Spread::Sparse);
         cache.open(BUDGET);
         cache.check();
         assert!(!cache.is_sparse(5));
@@ -902,7 +965,7 @@ mod tests {
         Flush(usize, usize),
         FlushAll(usize),
         Tick(usize),
-        Sparse(usize, bool),
+        Spread(usize, Spread),
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -914,7 +977,8 @@ mod tests {
             1 => (class.clone(), 0_usize..100).prop_map(|(class, count)| Op::Flush(class, count)),
             1 => class.clone().prop_map(Op::FlushAll),
             1 => class.clone().prop_map(Op::Tick),
-            1 => (class, any::<bool>()).prop_map(|(class, on)| Op::Sparse(class, on)),
+            1 => (class, prop::sample::select(vec![Spread::Loose, Spread::Dense, Spread::Sparse]))
+                .prop_map(|(class, spread)| Op::Spread(class, spread)),
         ]
     }
 
@@ -975,7 +1039,7 @@ mod tests {
                             freed[class].clear();
                         }
                     }
-                    Op::Sparse(class, on) => cache.set_sparse(class, on),
+                    Op::Spread(class, spread) => cache.set_spread(class, spread),
                 }
                 for class in 0..CLASSES {
                     prop_assert_eq!(cache.len(class), unused[class].len() + freed[class].len());

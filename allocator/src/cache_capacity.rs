@@ -1,0 +1,189 @@
+//! How many free slots a thread keeps at hand: a computation on numbers.
+//!
+//! Each class of a [thread's cache](crate::thread_cache) has two stacks of the same
+//! capacity. It starts at nothing, is [`CAPACITY_START`] once the class is used, and
+//! doubles whenever slots have to come from the arena or go there, as long as four
+//! bounds allow it:
+//!
+//! | bound | why |
+//! |---|---|
+//! | [`capacity_max`] | room for the slots' addresses |
+//! | the cache's [budget](budget_bytes), over all classes | what a thread may hold beside its heap |
+//! | a share of the budget, for one class | so that no class starves the others |
+//! | [`CAPACITY_MAX_LOOSE`], unless the class's slabs are few or nearly full | each slot at hand may keep a slab that would be empty |
+//!
+//! [`capacity_least`] may be had in any case: a thread that uses every class has soon
+//! spent its budget on the largest, and going to the arena for each small object costs
+//! ten times as much as its few bytes are worth.
+
+use crate::process_bin::Spread;
+use crate::size_class::GENERAL;
+
+/// The number of classes.
+pub(crate) const CLASSES: usize = GENERAL.count();
+
+/// Slots that a stack may hold when its class is first used.
+pub(crate) const CAPACITY_START: usize = 8;
+
+/// The most slots that a stack may hold, and their bytes.
+const CAPACITY_MAX: usize = 2048;
+const CAPACITY_BYTES_MAX: usize = 64 << 10;
+
+/// The most slots that a stack may hold where the class is not dense.
+pub(crate) const CAPACITY_MAX_LOOSE: usize = 128;
+
+/// Slots that come from the arena at a time, at most: more gain nothing, and what lies
+/// here is of use to nobody else.
+const FILL_MAX: usize = 64;
+
+/// The budget of a cache before a small heap, in bytes, if it may have so much.
+pub(crate) const BUDGET_BYTES_START: usize = 512 << 10;
+
+/// A cache may hold one byte for so many in use of its arena's slots. Not of its slabs:
+/// after frees at random these are nearly all there while hardly anything lives, and
+/// each slot in a cache keeps one of them.
+const BUDGET_SHARE: usize = 32;
+
+/// A class may have one in so many bytes of the budget.
+const CLASS_SHARE: usize = 16;
+
+/// Bytes of a class's slots that each stack may hold however small the budget is, if
+/// these are no more slots than the second number, and no fewer than the third.
+const LEAST_BYTES: usize = 2 << 10;
+const LEAST_SLOTS_MAX: usize = 16;
+const LEAST_SLOTS_MIN: usize = 2;
+
+/// Bytes of slots that one of the stacks of every class may hold together, in front
+/// of an arena with so many bytes of slots in use: about as much as lies in both, since
+/// one fills as the other empties. Never more than `bytes_max`.
+pub(crate) fn budget_bytes(taken_bytes: usize, bytes_max: usize) -> usize {
+    (taken_bytes / BUDGET_SHARE)
+        .max(BUDGET_BYTES_START)
+        .min(bytes_max)
+}
+
+/// Bytes of slots that a class's capacity may come to with this budget, if it is above
+/// [`capacity_least`].
+pub(crate) fn class_share(budget: usize) -> usize {
+    budget / CLASS_SHARE
+}
+
+/// Bytes of a slot of the class.
+pub(crate) const fn slot_bytes(class: usize) -> usize {
+    GENERAL.class(class).size as usize
+}
+
+/// The most slots that a stack of the class may ever hold.
+pub(crate) const fn capacity_max(class: usize) -> usize {
+    let slots = CAPACITY_BYTES_MAX / slot_bytes(class);
+    if slots > CAPACITY_MAX {
+        CAPACITY_MAX
+    } else {
+        slots
+    }
+}
+
+/// Slots that a stack of the class may hold however small the budget is.
+pub(crate) const fn capacity_least(class: usize) -> usize {
+    let slots = LEAST_BYTES / slot_bytes(class);
+    if slots > LEAST_SLOTS_MAX {
+        LEAST_SLOTS_MAX
+    } else if slots < LEAST_SLOTS_MIN {
+        LEAST_SLOTS_MIN
+    } else {
+        slots
+    }
+}
+
+/// How many freed slots are worth a turn of the stacks: fewer make turns too
+/// frequent, so new ones join them. In return so many slots may go round in turn
+/// where a single one would do, and they should stay in the processor's cache.
+pub(crate) const fn turn_min(class: usize) -> usize {
+    let slots = 2 * 1024 / slot_bytes(class);
+    if slots > 64 {
+        64
+    } else if slots > capacity_max(class) / 2 {
+        capacity_max(class) / 2
+    } else if slots < 1 {
+        1
+    } else {
+        slots
+    }
+}
+
+/// The most slots that a stack of the class may hold while it is spread like this.
+pub(crate) fn capacity_bound(class: usize, spread: Spread) -> usize {
+    match spread {
+        Spread::Dense => capacity_max(class),
+        Spread::Loose | Spread::Sparse => capacity_max(class).min(CAPACITY_MAX_LOOSE),
+    }
+}
+
+/// To what the capacity of a class grows from `old` slots, where the budget has `room`
+/// bytes for all of its slots: `old` if not at all.
+pub(crate) fn grown(class: usize, old: usize, room: usize, spread: Spread) -> usize {
+    let max = capacity_bound(class, spread);
+    let wanted = (old * 2).max(CAPACITY_START).min(max);
+    let granted = match wanted * slot_bytes(class) <= room {
+        true => wanted,
+        false => capacity_least(class).min(wanted),
+    };
+    granted.max(old)
+}
+
+/// Slots that one fill brings to a class of this capacity.
+pub(crate) fn fill_batch(capacity: usize) -> usize {
+    capacity.div_ceil(2).min(FILL_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_budget_follows_the_heap_up_to_its_limit() {
+        const MAX: usize = 4 << 20;
+        assert_eq!(budget_bytes(0, MAX), BUDGET_BYTES_START);
+        assert_eq!(budget_bytes(32 << 20, MAX), 1 << 20);
+        assert_eq!(budget_bytes(1 << 30, MAX), MAX);
+        assert_eq!(budget_bytes(1 << 30, 64 << 10), 64 << 10);
+    }
+
+    #[test]
+    fn every_class_may_have_something_and_none_too_much() {
+        for class in 0..CLASSES {
+            let (least, max) = (capacity_least(class), capacity_max(class));
+            assert!(LEAST_SLOTS_MIN <= least && least <= max, "{class}");
+            assert!(least == LEAST_SLOTS_MIN || least * slot_bytes(class) <= LEAST_BYTES);
+            assert!(max * slot_bytes(class) <= CAPACITY_BYTES_MAX);
+            assert!((1..=max / 2).contains(&turn_min(class)), "{class}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..<_>::default() })]
+
+        #[test]
+        fn capacities_grow_within_their_bounds(
+            class in 0..CLASSES,
+            steps in prop::collection::vec((0_usize..200_000, 0_usize..3), 1..30),
+        ) {
+            let mut capacity = 0;
+            for (room, spread) in steps {
+                let spread = [Spread::Loose, Spread::Dense, Spread::Sparse][spread];
+                let new = grown(class, capacity, room, spread);
+                prop_assert!(new >= capacity && new <= capacity_max(class));
+                prop_assert!(new >= capacity_least(class).min(CAPACITY_START));
+                if new > capacity {
+                    let fits = new * slot_bytes(class) <= room;
+                    prop_assert!(fits || new <= capacity_least(class));
+                    prop_assert!(spread == Spread::Dense || new <= CAPACITY_MAX_LOOSE);
+                    prop_assert!(new <= (2 * capacity).max(CAPACITY_START));
+                }
+                prop_assert!((1..=FILL_MAX).contains(&fill_batch(new)));
+                capacity = new;
+            }
+        }
+    }
+}
