@@ -17,6 +17,7 @@ pub(crate) const NEVER_MS: u64 = u64::MAX;
 pub(crate) struct Gauges {
     used_bytes: AtomicU64,
     resident_bytes: AtomicU64,
+    resident_max_bytes: AtomicU64,
     due_ms: AtomicU64,
 }
 
@@ -27,6 +28,7 @@ impl Gauges {
         Gauges {
             used_bytes: AtomicU64::new(0),
             resident_bytes: AtomicU64::new(0),
+            resident_max_bytes: AtomicU64::new(0),
             due_ms: AtomicU64::new(NEVER_MS),
         }
     }
@@ -50,6 +52,20 @@ impl Gauges {
 
     pub(crate) fn set_resident_bytes(&self, bytes: u64) {
         self.resident_bytes.store(bytes, Ordering::Relaxed);
+        if bytes > self.resident_max_bytes() {
+            self.resident_max_bytes.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// The most bytes that were resident since [`Gauges::forget_resident_max`].
+    pub(crate) fn resident_max_bytes(&self) -> u64 {
+        self.resident_max_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Begins anew with what is resident now. Another thread's figure may be lost that comes at the same time.
+    pub(crate) fn forget_resident_max(&self) {
+        let bytes = self.resident_bytes();
+        self.resident_max_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// When the shard wants maintenance, in milliseconds of Unix time; [`NEVER_MS`] for not at all.

@@ -301,6 +301,20 @@ impl Keyspace {
             .sum()
     }
 
+    /// Whether the shards' arenas hold at most half of what they held at some time since this last said so, and at least
+    /// `bytes_min` bytes less. Takes no lock.
+    #[must_use]
+    pub fn has_shrunk(&self, bytes_min: u64) -> bool {
+        let gauges = self.gauges.iter();
+        let most: u64 = gauges.map(|gauges| gauges.resident_max_bytes()).sum();
+        let now = self.resident_bytes();
+        let has_shrunk = most >= (2 * now).max(now + bytes_min);
+        if has_shrunk {
+            self.gauges.iter().for_each(|one| one.forget_resident_max());
+        }
+        has_shrunk
+    }
+
     fn measured_bytes(&self, measure: MemoryMeasure) -> u64 {
         match measure {
             MemoryMeasure::Used => self.used_bytes(),

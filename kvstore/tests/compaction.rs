@@ -32,7 +32,12 @@ fn few_survivors_of_many_sizes_lie_close_together() {
         let mut locked = keyspace.lock(keyspace.shard_of(key.hash()));
         assert!(locked.db(0, NOW_MS).remove(&key));
     }
+    assert!(!keyspace.has_shrunk(0), "nothing has gone back yet");
     let done = keyspace.compact();
+    assert!(
+        keyspace.has_shrunk(0) && !keyspace.has_shrunk(0),
+        "it is said once"
+    );
     assert!(done.moved_objects > 0);
     assert!(done.longest_slice_ns > 0 && done.longest_slice_ns <= done.time_ns);
     // The longest slice is that of the run.

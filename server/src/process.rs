@@ -346,8 +346,8 @@ fn code_mappings() -> Vec<(usize, usize)> {
     maps.lines().filter_map(mapping).collect()
 }
 
-/// Gives back the resident pages of code: most were needed only for the start. What is needed again comes back from the
-/// system's cache of the files.
+/// Gives back the resident pages of code: most were needed only for the start, or for work that is done. What is needed
+/// again comes back from the system's cache of the files.
 pub(crate) fn drop_program_pages() {
     for (start, len) in code_mappings() {
         let address = std::ptr::with_exposed_provenance_mut(start);

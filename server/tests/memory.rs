@@ -243,6 +243,38 @@ fn the_identity_holds_while_four_threads_write() {
     });
 }
 
+/// A server that was full and is empty again gives back what of the program only the work has needed.
+#[test]
+fn code_goes_back_with_the_data() {
+    let server = Server::start();
+    let path = format!("/proc/{}/statm", server.process_id());
+    let pages = || -> Vec<u64> {
+        let text = std::fs::read_to_string(&path).expect("statm");
+        let numbers = text.split_whitespace().take(3);
+        numbers
+            .map(|number| number.parse().expect("a number"))
+            .collect()
+    };
+    let mut connection = server.redis();
+    let value = vec![b'x'; 64 << 10];
+    for batch in 0..15 {
+        let mut pipe = redis::pipe();
+        for number in 0..100 {
+            pipe.set(format!("{batch}:{number}"), &value).ignore();
+        }
+        pipe.query::<()>(&mut connection).expect("SET");
+    }
+    let full = pages();
+    run(&mut connection, &["FLUSHALL"]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Of files, a quarter is more than what comes and goes by itself.
+    while pages()[2] > full[2] * 3 / 4 || pages()[1] > full[1] / 2 {
+        assert!(Instant::now() < deadline, "{:?} of {full:?}", pages());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(info(&mut connection)["mem_part_code"] > 0);
+}
+
 #[test]
 fn peaks_stay_until_they_are_reset() {
     let server = Server::start();

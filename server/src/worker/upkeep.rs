@@ -7,6 +7,7 @@ use kvstore::NextDue;
 
 use crate::clock::{Ticks, unix_ms, uptime};
 use crate::observe::latency::background_events;
+use crate::process;
 use crate::worker::Worker;
 
 /// Most time spent on one shard's maintenance at a time.
@@ -14,6 +15,12 @@ const MAINTENANCE_BUDGET: Duration = Duration::from_micros(500);
 
 /// A shard that wants no maintenance for longer than this is told of the next write.
 const MAINTENANCE_REST: Duration = Duration::from_millis(25);
+
+/// When maintenance is due no sooner than this, all that was going on is over.
+const LONG_REST: Duration = Duration::from_millis(500);
+
+/// How much less the shards must hold than before, and half at most, for pages of code to go back as well.
+const SHRUNK_BYTES_MIN: u64 = 2 << 20;
 
 /// After a shard was idle, how long its first write waits for maintenance.
 const MAINTENANCE_DELAY: Duration = Duration::from_millis(5);
@@ -63,6 +70,22 @@ impl Worker {
         if compacted {
             self.services.take_sample(uptime());
         }
+        let rests = due.is_none_or(|after| after >= LONG_REST) && self.all_shards_rest();
+        if rests && self.services.keyspace.has_shrunk(SHRUNK_BYTES_MIN) {
+            // What filled the server and emptied it again has touched most of the program, of which a small one needs a
+            // third. What is needed after all comes back in some tens of faults, a microsecond each.
+            process::drop_program_pages();
+        }
+    }
+
+    /// Whether no shard of any worker wants maintenance soon.
+    fn all_shards_rest(&self) -> bool {
+        let resting = self
+            .services
+            .idle_shards
+            .load(Ordering::Relaxed)
+            .count_ones();
+        resting as usize == self.services.keyspace.shards()
     }
 
     /// After a write: shards that wanted no maintenance, or only much later, may want it soon.
