@@ -123,6 +123,40 @@ fn a_swap_of_dead_keys_raises_no_flag() {
     }
 }
 
+/// A key goes by itself when its time has come, also if it got its expiry long after its value, and whether or not its
+/// slot has room for that.
+#[test]
+fn an_expiry_set_at_rest_is_kept() {
+    let keyspace = keyspace();
+    let mut now_ms = 1_000;
+    let mut rest = |keyspace: &Keyspace| {
+        for shard in 0..keyspace.shards() {
+            while let NextDue::After(after) =
+                keyspace.maintain(shard, now_ms, Duration::from_secs(1))
+            {
+                now_ms += after.as_millis() as u64;
+            }
+        }
+        now_ms
+    };
+    for length in 0..64 {
+        let key = keyspace.key(b"key");
+        let value = vec![b'x'; length];
+        let mut at_ms = rest(&keyspace);
+        let mut locked = keyspace.lock_all();
+        let mut db = locked.db(0, at_ms);
+        db.set(&key, NewValue::Bytes(&value), NewExpiry::None)
+            .expect("memory");
+        drop(locked);
+        at_ms = rest(&keyspace);
+        let mut locked = keyspace.lock_all();
+        assert_eq!(locked.db(0, at_ms).set_expiry(&key, at_ms + 50), Ok(true));
+        drop(locked);
+        rest(&keyspace);
+        assert_eq!(keyspace.lock_all().db(0, at_ms).len(), 0, "{length} bytes");
+    }
+}
+
 /// What a clearing frees is given back although nothing is written any more.
 #[test]
 fn memory_of_cleared_keys_is_given_back_by_itself() {

@@ -484,6 +484,8 @@ impl Shard {
         }
         if before.expiry_ms() != header.expiry_ms() {
             table.set_expiry(&mut self.memory, place, header.expiry_ms());
+            // Where the entry stays in its slot, nothing else asks for maintenance.
+            self.changed(at.now_ms);
         }
         if entry != place.entry {
             self.pacing.freed(before.entry_bytes());
