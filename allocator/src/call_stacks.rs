@@ -49,12 +49,8 @@ impl Weighted {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "hardened")))]
 impl Weighted {
-    #[cfg_attr(
-        feature = "hardened",
-        allow(dead_code, reason = "the profile's tests alone use it")
-    )]
     pub(crate) fn objects(&self) -> u64 {
         self.objects
     }

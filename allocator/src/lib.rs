@@ -106,6 +106,13 @@
 
 // The order of locks is checked by means of thread-locals in debug builds.
 #![cfg_attr(not(any(test, fuzzing, loom, debug_assertions)), no_std)]
+#![cfg_attr(
+    loom,
+    allow(
+        dead_code,
+        reason = "loom leaves out the process heap, which uses the rest"
+    )
+)]
 
 // The checks of invariants alone use it.
 extern crate alloc;
@@ -184,24 +191,6 @@ mod tls;
 #[cfg(not(loom))]
 mod unwind;
 
-// Those that loom leaves unused parts of, since the process heap is what uses them.
-#[cfg_attr(loom, allow(dead_code))]
-mod fatal;
-#[cfg_attr(loom, allow(dead_code))]
-mod hardened;
-#[cfg_attr(loom, allow(dead_code))]
-mod os;
-#[cfg_attr(loom, allow(dead_code))]
-mod promotion;
-#[cfg_attr(loom, allow(dead_code))]
-mod remote_free;
-#[cfg_attr(loom, allow(dead_code))]
-pub mod settings;
-#[cfg_attr(loom, allow(dead_code))]
-mod sync;
-#[cfg_attr(loom, allow(dead_code))]
-mod tenancy;
-
 mod bin;
 mod bit_sets;
 mod buddy;
@@ -209,19 +198,27 @@ mod chunk;
 mod decay;
 mod density;
 mod evacuation;
+mod fatal;
 mod hand;
+mod hardened;
 mod heap_map;
 mod introspect;
 mod large;
 mod merging;
 mod metadata;
+mod os;
 mod page_heap;
 mod page_map;
 mod page_purge;
+mod promotion;
 mod punch;
 mod record_pool;
 pub mod relocation;
+mod remote_free;
+pub mod settings;
 mod slab;
+mod sync;
+mod tenancy;
 mod upkeep;
 
 pub mod local_arena;

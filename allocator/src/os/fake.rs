@@ -86,11 +86,7 @@ pub(crate) fn reserved_bytes() -> usize {
 }
 
 /// What [`is_all_own`] says while `act` runs.
-#[cfg(test)]
-#[cfg_attr(
-    feature = "hardened",
-    allow(dead_code, reason = "the tests that use it are left out there")
-)]
+#[cfg(all(test, not(feature = "hardened")))]
 pub(crate) fn with_all_own<T>(answer: bool, act: impl FnOnce() -> T) -> T {
     let before = IS_ALL_OWN.replace(answer);
     let result = act();

@@ -1,0 +1,440 @@
+//! A thread's free slots at hand: two stacks per size class, in front of an arena.
+//!
+//! Allocations pop from one stack and frees push on the other. When the first is
+//! empty the two change places, unless the class is *sparse*: then what was freed
+//! goes back to its slabs, and new slots come from the fullest of them. A single
+//! stack could not leave that choice: it hands out again what was just freed, so
+//! the slots of sparse slabs go round for ever and the slabs never empty
+//! (simulated: where a class halves and lives on, its slabs stay at 2.28 times
+//! the live bytes, against 1.23 where frees into slabs at most half used go
+//! past the stack).
+//!
+//! A stack is an array of slot addresses. Neither push nor pop touches the slot
+//! or its slab: that is why this wins over linked lists through the objects once
+//! the heap is larger than the processor's caches (as with jemalloc's `cache_bin`).
+//! And since the two work on different words, an allocation need not wait for the
+//! store of the free before it. Slots come and go in batches, and this file does
+//! not know where: a caller fills and flushes.
+//!
+//! ```text
+//!  base       top                      free base       free top      free limit
+//!   | slots    |         |              | slots          |            |        |
+//!            <- pop                                    push ->
+//! ```
+//!
+//! A class has no capacity until it is used, and then as much as
+//! [`cache_capacity`](crate::cache_capacity) grants. A tick gives back what lies in
+//! classes that were idle since the last one.
+//!
+//! Of the slots to be allocated next some may be *held back*, below `base`: while a
+//! heap profile is on, so many are let through as pass until one allocation is to be
+//! looked at, so that this one finds the stack empty and takes the slow path. The fast
+//! paths know nothing of it.
+
+mod capacity;
+mod layout;
+mod sampled;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use capacity::Due;
+
+use crate::cache_capacity::{CLASSES, capacity_bound, capacity_max, fill_batch, turn_min};
+use crate::process_bin::Spread;
+use crate::sync::atomic::Ordering::Relaxed;
+use crate::sync::atomic::{AtomicPtr, AtomicUsize};
+use crate::units::PAGE_BYTES;
+use capacity::EVENTS_PER_TICK;
+use core::cell::{Cell, UnsafeCell};
+use core::mem::offset_of;
+use core::ptr::{self, NonNull};
+use layout::{NEAR_STARTS, SLOTS, far, near};
+
+type Place = *mut *mut u8;
+
+/// What push and pop need of a class. All of it is written by the owner alone;
+/// other threads read it for statistics.
+#[repr(C)]
+struct Stacks {
+    top: AtomicPtr<*mut u8>,
+    base: AtomicPtr<*mut u8>,
+    free_top: AtomicPtr<*mut u8>,
+    free_limit: AtomicPtr<*mut u8>,
+}
+
+/// What only the slow paths need of a class.
+struct Cold {
+    free_base: AtomicPtr<*mut u8>,
+    /// Slots that each of the two stacks may hold.
+    capacity: Cell<u16>,
+    /// The class was used in a way that the slow paths see since the last tick.
+    wanted: Cell<bool>,
+    /// How the class is spread over its slabs, as last heard.
+    spread: Cell<Spread>,
+    /// Allocations, besides those that the stack lets through, until one is to be
+    /// sampled. Of use while a heap profile is on.
+    until_sample: Cell<u32>,
+}
+
+/// The stacks of one thread. Zeroed memory is a valid cache without any room:
+/// every push and pop of it is refused.
+#[repr(C)]
+pub(crate) struct ThreadCache {
+    stacks: [Stacks; CLASSES],
+    cold: [Cold; CLASSES],
+    /// Bytes of slots that the capacities may add up to; [`capacity_least`] of each
+    /// class may come on top.
+    budget: AtomicUsize,
+    /// Bytes of slots that the capacities add up to.
+    budget_used: AtomicUsize,
+    events_until_tick: Cell<u32>,
+    /// The state of the heap profile that `until_sample` of the classes belongs to.
+    profile: Cell<u32>,
+    slots: UnsafeCell<[*mut u8; SLOTS]>,
+}
+
+// SAFETY: Other threads only read the atomics; the rest belongs to the owner.
+unsafe impl Sync for ThreadCache {}
+
+impl ThreadCache {
+    /// A cache without any room.
+    pub(crate) const fn closed() -> Self {
+        Self {
+            stacks: [const {
+                Stacks {
+                    top: AtomicPtr::new(ptr::null_mut()),
+                    base: AtomicPtr::new(ptr::null_mut()),
+                    free_top: AtomicPtr::new(ptr::null_mut()),
+                    free_limit: AtomicPtr::new(ptr::null_mut()),
+                }
+            }; CLASSES],
+            cold: [const {
+                Cold {
+                    free_base: AtomicPtr::new(ptr::null_mut()),
+                    capacity: Cell::new(0),
+                    wanted: Cell::new(false),
+                    spread: Cell::new(Spread::Loose),
+                    until_sample: Cell::new(0),
+                }
+            }; CLASSES],
+            budget: AtomicUsize::new(0),
+            budget_used: AtomicUsize::new(0),
+            events_until_tick: Cell::new(0),
+            profile: Cell::new(0),
+            slots: UnsafeCell::new([ptr::null_mut(); SLOTS]),
+        }
+    }
+
+    /// Gives an empty cache, closed or open, in memory that will not move, its room
+    /// as if it had never been used, and the budget in bytes.
+    pub(crate) fn open(&self, budget: usize) {
+        for (class, (stacks, cold)) in self.stacks.iter().zip(&self.cold).enumerate() {
+            let (base, free_base) = (self.place(near(class).0), self.place(near(class).1));
+            stacks.base.store(base, Relaxed);
+            stacks.top.store(base, Relaxed);
+            stacks.free_top.store(free_base, Relaxed);
+            stacks.free_limit.store(free_base, Relaxed);
+            cold.free_base.store(free_base, Relaxed);
+            cold.capacity.set(0);
+            cold.wanted.set(false);
+            cold.spread.set(Spread::Loose);
+            cold.until_sample.set(0);
+        }
+        self.profile.set(0);
+        self.budget.store(budget, Relaxed);
+        self.budget_used.store(0, Relaxed);
+        self.events_until_tick.set(EVENTS_PER_TICK);
+    }
+
+    /// Takes a slot of the class; `None` where the slow path has to.
+    ///
+    /// # Safety
+    ///
+    /// `class` is below [`CLASSES`], and the calling thread owns the cache.
+    #[inline(always)]
+    pub(crate) unsafe fn pop(&self, class: usize) -> Option<NonNull<u8>> {
+        // SAFETY: The caller's promise.
+        let stacks = unsafe { self.stacks.get_unchecked(class) };
+        let top = stacks.top.load(Relaxed);
+        if top == stacks.base.load(Relaxed) {
+            return None;
+        }
+        // SAFETY: The stack holds slots, which are not null, up to `top`.
+        unsafe {
+            let top = top.sub(1);
+            stacks.top.store(top, Relaxed);
+            Some(NonNull::new_unchecked(*top))
+        }
+    }
+
+    /// Keeps a free slot of the class; false where the slow path has to.
+    ///
+    /// # Safety
+    ///
+    /// As for [`pop`](Self::pop); `slot` is a free slot of the class, and the
+    /// caller gives it away.
+    #[inline(always)]
+    pub(crate) unsafe fn push(&self, class: usize, slot: *mut u8) -> bool {
+        // SAFETY: The caller's promise.
+        let stacks = unsafe { self.stacks.get_unchecked(class) };
+        let top = stacks.free_top.load(Relaxed);
+        if top >= stacks.free_limit.load(Relaxed) {
+            return false;
+        }
+        // SAFETY: Below the limit there is room.
+        unsafe {
+            *top = slot;
+            stacks.free_top.store(top.add(1), Relaxed);
+        }
+        true
+    }
+
+    /// Lets the freed slots be allocated, when all others are used up; false, with
+    /// nothing changed, where the class is sparse or they are too few.
+    pub(crate) fn turn(&self, class: usize) -> bool {
+        let cold = &self.cold[class];
+        if self.is_sparse(class) || self.free_len(class) < turn_min(class) {
+            return false;
+        }
+        debug_assert_eq!(self.at_hand(class), 0);
+        cold.wanted.set(true);
+        self.exchange(class);
+        true
+    }
+
+    /// Counts what was to be allocated next as freed, when nothing else is, so that
+    /// it can be flushed; false where there is nothing.
+    pub(crate) fn turn_to_flush(&self, class: usize) -> bool {
+        debug_assert_eq!(self.free_len(class), 0);
+        let any = self.at_hand(class) != 0;
+        if any {
+            self.exchange(class);
+        }
+        any
+    }
+
+    fn exchange(&self, class: usize) {
+        let (stacks, cold) = (&self.stacks[class], &self.cold[class]);
+        let top = stacks.top.load(Relaxed);
+        let mut base = stacks.base.load(Relaxed);
+        if self.profile.get() != 0 {
+            base = self.start_at_hand(class);
+            // Those that were let through and not allocated.
+            let until = cold.until_sample.get();
+            cold.until_sample
+                .set(until.saturating_add(stacks.len() as u32));
+        }
+        stacks.top.store(stacks.free_top.load(Relaxed), Relaxed);
+        stacks.base.store(cold.free_base.load(Relaxed), Relaxed);
+        stacks.free_top.store(top, Relaxed);
+        cold.free_base.store(base, Relaxed);
+        self.set_limit(class);
+    }
+
+    /// Whether freed slots of the class go back to their slabs.
+    pub(crate) fn is_sparse(&self, class: usize) -> bool {
+        self.cold[class].spread.get() == Spread::Sparse
+    }
+
+    /// Notes how the class is spread over its slabs: freed slots of a sparse one go
+    /// back to them from now on, and one that is not dense may hold less.
+    pub(crate) fn set_spread(&self, class: usize, spread: Spread) {
+        let cold = &self.cold[class];
+        cold.spread.set(spread);
+        let bound = capacity_bound(class, spread);
+        if usize::from(cold.capacity.get()) > bound {
+            // What is there above it goes with the next free.
+            self.set_capacity(class, bound);
+        }
+    }
+
+    /// Whether there is no room for another freed slot of the class.
+    pub(crate) fn is_full(&self, class: usize) -> bool {
+        let stacks = &self.stacks[class];
+        stacks.free_top.load(Relaxed) >= stacks.free_limit.load(Relaxed)
+    }
+
+    /// How many slots of the class lie here. Another thread may ask, and gets an
+    /// answer that was about true a moment ago.
+    pub(crate) fn len(&self, class: usize) -> usize {
+        let max = capacity_max(class);
+        self.at_hand(class).min(max) + self.free_len(class).min(max)
+    }
+
+    /// Slots to be allocated next, those held back included.
+    pub(crate) fn at_hand(&self, class: usize) -> usize {
+        distance(
+            self.start_at_hand(class),
+            self.stacks[class].top.load(Relaxed),
+        )
+    }
+
+    /// Where the array of slots to be allocated next starts: the one beside that of the
+    /// freed slots.
+    fn start_at_hand(&self, class: usize) -> Place {
+        let free_base = self.cold[class].free_base.load(Relaxed);
+        if free_base.is_null() {
+            // The cache is closed.
+            return free_base;
+        }
+        let (one, other) = match self.is_far(class) {
+            true => far(class),
+            false => near(class),
+        };
+        match self.place(one) {
+            one if one == free_base => self.place(other),
+            one => one,
+        }
+    }
+
+    /// Whether the class's stacks are in its far arrays.
+    fn is_far(&self, class: usize) -> bool {
+        self.cold[class].free_base.load(Relaxed) >= self.place(NEAR_STARTS[CLASSES])
+    }
+
+    /// The place of a slot of the arrays, or of their end.
+    fn place(&self, slot: usize) -> Place {
+        debug_assert!(slot <= SLOTS);
+        // SAFETY: There are as many.
+        unsafe { self.slots.get().cast::<*mut u8>().add(slot) }
+    }
+
+    /// Moves the stacks of the class to its far arrays.
+    fn move_far(&self, class: usize) {
+        let (stacks, cold) = (&self.stacks[class], &self.cold[class]);
+        let start = self.start_at_hand(class);
+        let held_back = distance(start, stacks.base.load(Relaxed));
+        let (at_hand, freed) = (self.at_hand(class), self.free_len(class));
+        let (one, other) = (self.place(far(class).0), self.place(far(class).1));
+        // SAFETY: The far arrays have room for what is in the near ones, which they do
+        // not overlap, and only the owner, who calls, uses either.
+        unsafe {
+            ptr::copy_nonoverlapping(start, one, at_hand);
+            ptr::copy_nonoverlapping(cold.free_base.load(Relaxed), other, freed);
+            stacks.base.store(one.add(held_back), Relaxed);
+            stacks.top.store(one.add(at_hand), Relaxed);
+            cold.free_base.store(other, Relaxed);
+            stacks.free_top.store(other.add(freed), Relaxed);
+        }
+    }
+
+    /// Drops those of the freed slots of the class that `keep` says no to: they are
+    /// none of the class's slots.
+    pub(crate) fn retain_freed(&self, class: usize, mut keep: impl FnMut(*mut u8) -> bool) {
+        let (start, count) = (
+            self.cold[class].free_base.load(Relaxed),
+            self.free_len(class),
+        );
+        let mut kept = 0;
+        for at in 0..count {
+            // SAFETY: The stack holds `count` slots, of which `kept`, at most `at`,
+            // have been kept. Only the owner, who calls, changes them.
+            unsafe {
+                let slot = *start.add(at);
+                if keep(slot) {
+                    start.add(kept).write(slot);
+                    kept += 1;
+                }
+            }
+        }
+        // SAFETY: As above.
+        let top = unsafe { start.add(kept) };
+        self.stacks[class].free_top.store(top, Relaxed);
+    }
+
+    fn free_len(&self, class: usize) -> usize {
+        distance(
+            self.cold[class].free_base.load(Relaxed),
+            self.stacks[class].free_top.load(Relaxed),
+        )
+    }
+
+    /// The room for a batch of slots to be allocated, of which there are none: at most
+    /// half of the capacity, which first grows, since the class is in use. Report with
+    /// [`filled`](Self::filled) what was put there; the last comes out first.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the array behind an owned cache's cells"
+    )]
+    pub(crate) fn room_for_fill(&self, class: usize) -> &mut [*mut u8] {
+        debug_assert!(self.stacks[class].is_empty());
+        self.grow(class);
+        let base = self.stacks[class].base.load(Relaxed);
+        let batch = fill_batch(self.cold[class].capacity.get().into());
+        // SAFETY: The array has room for the capacity, and only the owner, who
+        // calls, uses it.
+        unsafe { core::slice::from_raw_parts_mut(base, batch) }
+    }
+
+    /// Counts in the first `count` slots of [`room_for_fill`](Self::room_for_fill).
+    pub(crate) fn filled(&self, class: usize, count: usize) {
+        let stacks = &self.stacks[class];
+        debug_assert!(count <= usize::from(self.cold[class].capacity.get()));
+        // SAFETY: The count is within the stack's array.
+        stacks
+            .top
+            .store(unsafe { stacks.base.load(Relaxed).add(count) }, Relaxed);
+    }
+
+    /// The freed slots of the class that have lain here longest: at most `count`
+    /// of them. Whoever returns them to their slabs says so with
+    /// [`flushed`](Self::flushed).
+    pub(crate) fn freed(&self, class: usize, count: usize) -> &[*mut u8] {
+        let count = count.min(self.free_len(class));
+        // SAFETY: The stack holds as many slots, and only the owner changes them.
+        unsafe { core::slice::from_raw_parts(self.cold[class].free_base.load(Relaxed), count) }
+    }
+
+    /// Forgets the first `count` of [`freed`](Self::freed).
+    pub(crate) fn flushed(&self, class: usize, count: usize) {
+        let left = self.free_len(class) - count;
+        let base = self.cold[class].free_base.load(Relaxed);
+        // SAFETY: The stack holds `count + left` slots.
+        unsafe {
+            ptr::copy(base.add(count), base, left);
+            self.stacks[class].free_top.store(base.add(left), Relaxed);
+        }
+    }
+
+    /// Bytes of pages that the stacks in use, and what leads to them, lie on. Another
+    /// thread may ask, as with [`len`](Self::len).
+    pub(crate) fn resident_bytes(&self) -> usize {
+        const { assert!(size_of::<Self>() <= 128 * PAGE_BYTES) };
+        let arrays = offset_of!(Self, slots);
+        let mut pages = 0_u128;
+        let mut count = |start: usize, end: usize| {
+            (start / PAGE_BYTES..end.div_ceil(PAGE_BYTES)).for_each(|page| pages |= 1 << page);
+        };
+        let place = |slot| arrays + slot * size_of::<*mut u8>();
+        count(0, arrays);
+        for class in 0..CLASSES {
+            let free_base = self.cold[class].free_base.load(Relaxed);
+            let capacity = distance(free_base, self.stacks[class].free_limit.load(Relaxed));
+            if capacity == 0 {
+                continue;
+            }
+            count(place(NEAR_STARTS[class]), place(NEAR_STARTS[class + 1]));
+            if self.is_far(class) {
+                let capacity = capacity.min(capacity_max(class));
+                for start in [far(class).0, far(class).1] {
+                    count(place(start), place(start + capacity));
+                }
+            }
+        }
+        pages.count_ones() as usize * PAGE_BYTES
+    }
+}
+
+impl Stacks {
+    fn is_empty(&self) -> bool {
+        self.top.load(Relaxed) == self.base.load(Relaxed)
+    }
+
+    fn len(&self) -> usize {
+        distance(self.base.load(Relaxed), self.top.load(Relaxed))
+    }
+}
+
+fn distance(from: Place, to: Place) -> usize {
+    to.addr().wrapping_sub(from.addr()) / size_of::<*mut u8>()
+}
