@@ -191,10 +191,21 @@ mod tests {
             ..Waits::default()
         };
         assert_eq!(unknown, nothing);
+        // By the same counter, whose rate is known the better the longer the process runs.
+        let before = Ticks::now();
         watch.look();
+        let looked = Ticks::now();
         std::thread::sleep(std::time::Duration::from_millis(20));
+        let asked = Ticks::now();
         let waits = watch.waits(1 << 40, 0);
-        assert!(waits.counted_us >= 20_000, "{waits:?}");
+        let after = Ticks::now();
+        let us = |from: Ticks, to: Ticks| ticks_to_ns(to.since(from)) / 1000;
+        let (least, most) = (us(looked, asked) * 99 / 100, us(before, after) * 101 / 100);
+        assert!(least > 10_000, "{least}");
+        assert!(
+            (least..=most).contains(&waits.counted_us),
+            "{waits:?}, {least} to {most}"
+        );
         assert!(waits.off_cpu_us > 1 << 29, "{waits:?}");
         // A command that ran for less than its thread's own time did not wait.
         watch.look();
