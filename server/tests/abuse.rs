@@ -22,7 +22,7 @@ fn number(client: &mut Client, name: &str) -> i64 {
 
 /// Waits until only `observer` is connected, and the resident memory is near what it was.
 fn nothing_stays(observer: &mut Client, resident_before: i64) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let clients = number(observer, "connected_clients");
         let resident = number(observer, "used_memory_rss");
@@ -91,7 +91,7 @@ fn clients_that_never_read_are_cut_off_and_their_replies_freed() {
             client.try_send_raw(b"GET big\r\n");
         }
     }
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let name = "client_output_buffer_limit_disconnections";
     while number(&mut observer, name) < SLOW as i64 {
         assert!(Instant::now() < deadline, "clients stay that never read");

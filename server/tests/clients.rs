@@ -100,7 +100,7 @@ fn a_pause_holds_writers_of_all_workers_until_it_ends() {
         .text()
         .contains("blocked_clients:5\r\n")
     {
-        assert!(began.elapsed() < Duration::from_secs(10));
+        assert!(began.elapsed() < Duration::from_secs(60));
     }
     assert_eq!(clients[0].run("EXISTS k1 k2 k3 k4 k5"), int(0));
     assert_eq!(clients[0].run("CLIENT UNPAUSE"), ok());
@@ -121,14 +121,23 @@ fn a_pause_keeps_keys_whose_time_has_come() {
         line.and_then(|rest| rest.strip_prefix(':')?.parse().ok())
             .unwrap_or_else(|| panic!("no {name}"))
     };
-    clients[1].expect(&[
-        ("SET k v PX 40", ok()),
-        ("WATCH k", ok()),
-        ("MULTI", ok()),
-        ("GET k", live::queued()),
-    ]);
-    assert_eq!(clients[0].run("CLIENT PAUSE 60000 WRITE"), ok());
-    std::thread::sleep(Duration::from_millis(300));
+    // Until the key is still there when the pause has begun, however slow the machine is.
+    loop {
+        clients[0].expect(&[("CONFIG RESETSTAT", ok())]);
+        clients[1].expect(&[
+            ("SET k v PX 100", ok()),
+            ("WATCH k", ok()),
+            ("MULTI", ok()),
+            ("GET k", live::queued()),
+        ]);
+        assert_eq!(clients[0].run("CLIENT PAUSE 60000 WRITE"), ok());
+        if clients[0].run("EXISTS k") == int(1) {
+            break;
+        }
+        clients[1].expect(&[("DISCARD", ok())]);
+        clients[0].expect(&[("CLIENT UNPAUSE", ok()), ("EXISTS k", int(0))]);
+    }
+    std::thread::sleep(Duration::from_millis(400));
     clients[0].expect(&[
         ("GET k", Value::Null),
         ("EXISTS k", int(0)),
@@ -153,19 +162,17 @@ fn a_pause_keeps_keys_whose_time_has_come() {
 fn a_pause_ends_by_itself() {
     let server = Server::start_with(WORKERS);
     let mut clients = clients(&server, 3);
-    assert_eq!(clients[0].run("CLIENT PAUSE 300"), ok());
     let began = Instant::now();
+    assert_eq!(clients[0].run("CLIENT PAUSE 300"), ok());
     for client in &mut clients {
         client.send(&["PING"]);
     }
     for client in &mut clients {
         assert_eq!(client.read(), Value::Simple("PONG".into()));
     }
+    // The server counts from the millisecond that had begun. That it ends at all the client's own patience says.
     let waited = began.elapsed();
-    assert!(
-        (Duration::from_millis(250)..Duration::from_secs(5)).contains(&waited),
-        "{waited:?}"
-    );
+    assert!(waited >= Duration::from_millis(299), "{waited:?}");
 }
 
 #[test]
@@ -206,47 +213,53 @@ fn monitors_see_commands_of_all_workers_without_secrets() {
 
 #[test]
 fn slow_commands_are_logged_and_their_delays_watched() {
-    let server = Server::start_with(&[
-        "--enable-debug-command",
-        "yes",
-        "--latency-monitor-threshold",
-        "20",
-    ]);
+    // Any command is slow on a machine that is busy enough: both logs are on for one alone.
+    let off = "CONFIG SET slowlog-log-slower-than 1000000000 latency-monitor-threshold 1000000";
+    let server = Server::start_with(&["--enable-debug-command", "yes"]);
     let mut client = server.client();
     client.run("CLIENT SETNAME sleeper");
-    assert_eq!(client.run("DEBUG SLEEP 0.05"), ok());
+    assert_eq!(client.run(off), ok());
+    assert_eq!(client.run("SLOWLOG RESET"), ok());
+    client.run("LATENCY RESET");
+    let on = "CONFIG SET slowlog-log-slower-than 10000 latency-monitor-threshold 20";
+    assert_eq!(client.run(on), ok());
+    client.send_raw(format!("DEBUG SLEEP 0.06\r\n{off}\r\n").as_bytes());
+    assert_eq!((client.read(), client.read()), (ok(), ok()));
     let entries = client.run("SLOWLOG GET");
-    let entry = entries.elements()[0].elements();
-    assert!(entry[2].integer() >= 50_000);
-    assert_eq!(entry[3].texts(), ["DEBUG", "SLEEP", "0.05"]);
+    let of_debug = |entry: &&Value| entry.elements()[3].texts()[0] == "DEBUG";
+    let slept: Vec<&Value> = entries.elements().iter().filter(of_debug).collect();
+    let [entry] = slept[..] else {
+        panic!("{entries:?}");
+    };
+    let entry = entry.elements();
+    assert!(entry[2].integer() >= 50_000, "{entry:?}");
+    assert_eq!(entry[3].texts(), ["DEBUG", "SLEEP", "0.06"]);
     assert_eq!(entry[5], bulk("sleeper"));
     let latest = client.run("LATENCY LATEST");
-    let event = latest.elements()[0].elements();
-    assert_eq!(event[0], bulk("command"));
-    assert!((50..1000).contains(&event[3].integer()));
+    let mut events = latest.elements().iter().map(Value::elements);
+    let event = events.find(|event| event[0] == bulk("command"));
+    let event = event.unwrap_or_else(|| panic!("{latest:?}"));
+    // Milliseconds, whatever else the machine did meanwhile.
+    assert!((50..20_000).contains(&event[3].integer()), "{event:?}");
     assert!(
         client
             .run("LATENCY GRAPH command")
             .text()
             .starts_with("command - high ")
     );
-    assert!(
-        client
-            .run("LATENCY DOCTOR")
-            .text()
-            .contains("command: 1 delays")
-    );
+    let diagnosis = client.run("LATENCY DOCTOR").text();
+    assert!(diagnosis.contains("\ncommand: "), "{diagnosis}");
     let histogram = client.run("LATENCY HISTOGRAM debug");
     assert_eq!(histogram.elements()[0], bulk("debug"));
     client.expect(&[
-        ("SLOWLOG LEN", int(1)),
+        ("SLOWLOG LEN", int(entries.elements().len() as i64)),
         ("SLOWLOG RESET", ok()),
         ("SLOWLOG LEN", int(0)),
         (
             "SLOWLOG GET -2",
             error("ERR count should be greater than or equal to -1"),
         ),
-        ("LATENCY RESET", int(1)),
+        ("LATENCY RESET", int(latest.elements().len() as i64)),
         (
             "LATENCY GRAPH command",
             error("ERR No samples available for event 'command'"),
@@ -257,15 +270,12 @@ fn slow_commands_are_logged_and_their_delays_watched() {
 #[test]
 fn idle_clients_are_closed_when_the_timeout_says_so() {
     let server = Server::start_with(&["--timeout", "1"]);
+    let began = Instant::now();
     let mut idle = server.client();
     assert_eq!(idle.run("PING"), Value::Simple("PONG".into()));
-    let began = Instant::now();
-    assert!(idle.read_to_end().is_empty());
+    assert!(idle.ends(), "the server keeps an idle client");
     let waited = began.elapsed();
-    assert!(
-        (Duration::from_millis(900)..Duration::from_secs(5)).contains(&waited),
-        "{waited:?}"
-    );
+    assert!(waited >= Duration::from_secs(1), "{waited:?}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn number(client: &mut Client, name: &str) -> u64 {
 
 /// Waits until a field of INFO is as wanted.
 fn wait_for(client: &mut Client, name: &str, wanted: impl Fn(u64) -> bool) -> u64 {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let value = number(client, name);
         if wanted(value) {
@@ -91,7 +91,7 @@ fn eviction_says_for_how_long_the_limit_was_exceeded() {
         client.run("CONFIG SET maxmemory-policy allkeys-lru latency-monitor-threshold 1"),
         ok()
     );
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while number(&mut client, "current_eviction_exceeded_time") > 0 {
         client.run("SET another value");
         assert!(Instant::now() < deadline, "the limit is still exceeded");
@@ -142,15 +142,16 @@ fn compaction_is_counted_as_active_defrag() {
     assert_eq!(number(&mut client, "active_defrag_running"), 0);
     assert_eq!(number(&mut client, "total_active_defrag_time"), 0);
     assert_eq!(client.run("CONFIG SET activedefrag yes"), ok());
-    let hits = wait_for(&mut client, "active_defrag_hits", |hits| hits > 5_000);
-    let keys = number(&mut client, "active_defrag_key_hits");
-    assert!(keys > 0 && keys <= number(&mut client, "active_defrag_hits"));
-    let misses = number(&mut client, "active_defrag_misses");
-    assert!(misses <= hits, "{misses} misses, {hits} hits");
+    wait_for(&mut client, "active_defrag_hits", |hits| hits > 5_000);
     wait_for(&mut client, "total_active_defrag_time", |ms| ms > 0);
     // It ends, and then nothing is running.
     wait_for(&mut client, "current_active_defrag_time", |ms| ms == 0);
     wait_for(&mut client, "active_defrag_running", |percent| percent == 0);
+    let hits = number(&mut client, "active_defrag_hits");
+    let keys = number(&mut client, "active_defrag_key_hits");
+    assert!(0 < keys && keys <= hits, "{keys} keys, {hits} hits");
+    let misses = number(&mut client, "active_defrag_misses");
+    assert!(misses <= hits, "{misses} misses, {hits} hits");
 }
 
 #[test]
@@ -158,7 +159,7 @@ fn latency_events_are_commands_and_cycles() {
     let server = Server::start_with(&["--enable-debug-command", "yes"]);
     let mut client = server.client();
     assert_eq!(client.run("CONFIG SET latency-monitor-threshold 20"), ok());
-    assert_eq!(client.run("DEBUG SLEEP 0.03"), ok());
+    assert_eq!(client.run("DEBUG SLEEP 0.04"), ok());
     let latest = client.run("LATENCY LATEST");
     let events: Vec<String> = latest
         .elements()
@@ -166,7 +167,8 @@ fn latency_events_are_commands_and_cycles() {
         .map(|event| event.elements()[0].text())
         .collect();
     assert!(events.contains(&"command".to_owned()), "{events:?}");
-    assert_eq!(client.run("LATENCY HISTORY command").elements().len(), 1);
+    // On a busy machine other commands are slow as well.
+    assert!(!client.run("LATENCY HISTORY command").elements().is_empty());
     assert!(
         client
             .run("LATENCY HISTORY no-such-event")

@@ -155,7 +155,7 @@ fn the_exporter_of_prometheus_reads_the_server() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while std::net::TcpStream::connect(address).is_err() {
         assert!(Instant::now() < deadline, "the exporter does not listen");
         std::thread::sleep(Duration::from_millis(20));
@@ -309,7 +309,7 @@ fn the_history_tells_what_happened() {
         )
     };
     // The second has to end before it is shown.
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while sum(&mut client, "commands").1 < 2000 {
         assert!(Instant::now() < deadline, "the commands do not show");
         std::thread::sleep(Duration::from_millis(50));

@@ -3,7 +3,7 @@
 mod live;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use live::{Client, Server, Value, bulk, error, int, ok};
 use redis::Commands;
@@ -113,7 +113,7 @@ fn expirations_are_set_under_conditions() {
         ("EXPIRETIME k", int(4_102_444_800)),
         ("EXPIREAT k 4102444800", int(1)),
         ("PEXPIRETIME k", int(4_102_444_800_000)),
-        ("PEXPIRE k 1500", int(1)),
+        ("PEXPIRE k 150000", int(1)),
         ("EXPIRE k -1 NX", int(0)),
         ("EXPIRE k -1 GT", int(0)),
         ("EXISTS k", int(1)),
@@ -393,10 +393,12 @@ fn a_scan_holds_its_promise_while_keys_come_and_go() {
 fn objects_are_described() {
     let server = Server::start();
     let mut client = server.client();
+    let began = Instant::now();
     client.run("SET k value");
     // Whole seconds of the clock: one may have begun since.
     let idle_s = client.run("OBJECT IDLETIME k").integer();
-    assert!((0..=1).contains(&idle_s), "{idle_s}");
+    let idle_s_max = began.elapsed().as_secs() as i64 + 1;
+    assert!((0..=idle_s_max).contains(&idle_s), "{idle_s}");
     client.expect(&[
         ("SET k value", ok()),
         ("OBJECT ENCODING k", bulk("embstr")),
@@ -469,14 +471,15 @@ fn keys_expire_in_time_though_others_expire_much_later() {
         for key in 0..8 {
             assert_eq!(client.run(&format!("SET late:{key} v EX 1000")), ok());
         }
-        std::thread::sleep(std::time::Duration::from_millis(40 * round));
+        std::thread::sleep(Duration::from_millis(40 * round));
         for key in 0..8 {
             assert_eq!(client.run(&format!("SET soon:{key} v PX 50")), ok());
         }
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        // Long before the others.
+        let deadline = Instant::now() + Duration::from_secs(60);
         while client.run("DBSIZE") != int(8) {
-            assert!(std::time::Instant::now() < deadline, "keys do not expire");
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            assert!(Instant::now() < deadline, "keys do not expire");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }

@@ -45,7 +45,8 @@ fn an_entry_has_six_elements_unless_more_is_asked_for() {
 
 #[test]
 fn faults_are_told() {
-    let server = Server::start_with(&["--slowlog-log-slower-than", "0"]);
+    // One worker: no other one can have the lock.
+    let server = Server::start_with(&["--slowlog-log-slower-than", "0", "--io-threads", "1"]);
     let mut client = server.client();
     // A value of its own pages, none of which was touched before.
     client.run("SETRANGE key 16777216 x");

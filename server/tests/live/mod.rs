@@ -49,7 +49,7 @@ impl Server {
             .spawn()
             .expect("the server starts");
         let mut server = Self { process, socket };
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while UnixStream::connect(&server.socket).is_err() {
             let ended = server.process.try_wait().expect("the process is ours");
             assert_eq!(ended, None, "the server ended");
@@ -66,7 +66,7 @@ impl Server {
 
     /// Waits until the process ends by itself; whether it ended well.
     pub(crate) fn wait(&mut self) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             if let Some(status) = self.process.try_wait().expect("the process is ours") {
                 return status.success();
@@ -204,7 +204,7 @@ impl Client {
     pub(crate) fn connect(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).expect("the server accepts");
         stream
-            .set_read_timeout(Some(Duration::from_secs(30)))
+            .set_read_timeout(Some(Duration::from_secs(60)))
             .expect("a timeout");
         Self {
             stream: BufReader::new(stream),
@@ -242,6 +242,13 @@ impl Client {
         // A connection that is reset is closed, too.
         let _ = self.stream.read_to_end(&mut bytes);
         bytes
+    }
+
+    /// Waits until the server closes the connection, without another byte; whether it does so in time.
+    pub(crate) fn ends(&mut self) -> bool {
+        self.stream
+            .read_to_end(&mut Vec::new())
+            .is_ok_and(|count| count == 0)
     }
 
     /// Whether the server has closed the connection.
