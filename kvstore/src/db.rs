@@ -409,19 +409,10 @@ impl Db<'_> {
     /// Figures of this database in the locked shards.
     pub fn statistics(&mut self) -> DbStatistics {
         let mut sum = DbStatistics::default();
-        let mut ttl_sum = 0u128;
         for shard in self.shards.set().iter() {
-            let part = self
-                .shards
-                .get(shard)
-                .db_statistics(self.index, self.now_ms);
-            sum.keys += part.keys;
-            sum.volatile_keys += part.volatile_keys;
-            ttl_sum += u128::from(part.avg_ttl_ms) * u128::from(part.volatile_keys);
+            let shard = self.shards.get(shard);
+            sum += &shard.db_statistics(self.index, self.now_ms);
         }
-        sum.avg_ttl_ms = ttl_sum
-            .checked_div(u128::from(sum.volatile_keys))
-            .unwrap_or(0) as u64;
         sum
     }
 

@@ -23,6 +23,7 @@ use std::ptr::{self, NonNull};
 use crate::error::OutOfMemory;
 pub(crate) use crate::header::Header;
 use crate::header::SEGMENT_MARK;
+use crate::lengths::LengthBin;
 use crate::memory::{Memory, Ref, prefetch};
 use crate::value::string::StringRef;
 
@@ -97,7 +98,7 @@ impl<'a> Entry<'a> {
 }
 
 /// Sign-extends an integer of 1, 2, 4 or 8 bytes.
-#[inline]
+#[inline(always)]
 fn integer(bytes: &[u8]) -> i64 {
     match *bytes {
         [a] => i64::from(a as i8),
@@ -106,6 +107,20 @@ fn integer(bytes: &[u8]) -> i64 {
         [a, b, c, d, e, f, g, h] => i64::from_le_bytes([a, b, c, d, e, f, g, h]),
         _ => unreachable!("an integer has 1, 2, 4 or 8 bytes, not {}", bytes.len()),
     }
+}
+
+/// The bin that the length of a live entry's value counts in. A string's value is not touched.
+///
+/// # Safety
+/// As for [`Entry::with_header`].
+#[inline(always)]
+pub(crate) unsafe fn length_bin(memory: &Memory, object: Ref, header: &Header) -> LengthBin {
+    if !header.is_integer() {
+        return LengthBin::of_bytes(header.value_bytes());
+    }
+    // SAFETY: by the caller's promise.
+    let entry = unsafe { Entry::with_header(memory, object, *header) };
+    LengthBin::of_integer(integer(entry.value))
 }
 
 /// The header of the entry that `object` names, if it has this key. The value is not touched.
@@ -171,6 +186,16 @@ impl Payload<'_> {
             Payload::Bytes(bytes) => Header::string(key_bytes, bytes.len(), changed, expiry_ms),
             Payload::Integer(value) => Header::integer(key_bytes, value, expiry_ms),
             Payload::Zeros(count) => Header::string(key_bytes, count, changed, expiry_ms),
+        }
+    }
+
+    /// The bin that the value's length counts in.
+    #[inline(always)]
+    pub(crate) fn length_bin(&self) -> LengthBin {
+        match *self {
+            Payload::Bytes(bytes) => LengthBin::of_bytes(bytes.len()),
+            Payload::Integer(value) => LengthBin::of_integer(value),
+            Payload::Zeros(count) => LengthBin::of_bytes(count),
         }
     }
 }

@@ -23,7 +23,7 @@
 //!
 //! | row | files | what lives there |
 //! |---|---|---|
-//! | words | `clock` `key` `settings` `statistics` `error` | time, hashes and the order of keys, knobs, figures |
+//! | words | `lengths`, then `clock` `key` `settings` `statistics` `error` | time, hashes and the order of keys, knobs, figures |
 //! | rules | `geometry` `access` `header` `pacing` | pure: places in a segment, access bytes, an entry's header, when to compact |
 //! | threads | `lock` `gauges` | several locks at once; figures that are read without them |
 //! | values | `value` `watch` | what a key holds; who is told of its changes |
@@ -50,6 +50,7 @@ mod header;
 mod heap_map;
 mod key;
 mod keyspace;
+mod lengths;
 mod lock;
 mod locked;
 mod maintenance;
@@ -72,6 +73,7 @@ pub use forecast::{ClassForecast, Forecast};
 pub use heap_map::{ChunkMap, ClassInChunk, MapCursor};
 pub use key::{Key, KeyHash, SHARDS_MAX, STRING_BYTES_MAX, ScanCursor, ShardSet};
 pub use keyspace::{Keyspace, KeyspaceOptions, Maintained, NextDue, RoomMade};
+pub use lengths::LengthHistogram;
 pub use locked::Locked;
 pub use settings::{CompactionSettings, EvictionPolicy, MemoryMeasure, Settings};
 pub use shard::{Home, NewExpiry, Touch, Usage};

@@ -4,6 +4,8 @@
 
 use std::ops::AddAssign;
 
+use crate::lengths::LengthHistogram;
+
 /// Where the bytes of the shards' arenas are. The parts add up to what is resident.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryBreakdown {
@@ -245,7 +247,7 @@ impl AddAssign for Statistics {
     }
 }
 
-/// One database, as INFO's keyspace section shows it.
+/// One database, as INFO's sections `keyspace` and `keysizes` show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DbStatistics {
     /// Keys.
@@ -254,4 +256,18 @@ pub struct DbStatistics {
     pub volatile_keys: u64,
     /// Mean time left of the keys with an expiry, in milliseconds, from a sample; 0 if unknown.
     pub avg_ttl_ms: u64,
+    /// How long the values are.
+    pub lengths: LengthHistogram,
+}
+
+impl AddAssign<&DbStatistics> for DbStatistics {
+    fn add_assign(&mut self, other: &DbStatistics) {
+        let sum_ms =
+            |part: &DbStatistics| u128::from(part.avg_ttl_ms) * u128::from(part.volatile_keys);
+        let ttl_ms = sum_ms(self) + sum_ms(other);
+        self.keys += other.keys;
+        self.volatile_keys += other.volatile_keys;
+        self.avg_ttl_ms = (ttl_ms / u128::from(self.volatile_keys.max(1))) as u64;
+        self.lengths += &other.lengths;
+    }
 }

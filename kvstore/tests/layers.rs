@@ -6,6 +6,7 @@ use std::path::Path;
 /// Modules from the lowest row to the highest. A module may import from any row above its own line
 /// here, and from its own folder.
 const ROWS: &[&[&str]] = &[
+    &["lengths"],
     &[
         "clock",
         "key",

@@ -306,7 +306,7 @@ fn info_counts_what_happened() {
         assert!(info.contains(line), "no {line} in {info}");
     }
     let sections = info.lines().filter(|line| line.starts_with("# ")).count();
-    assert_eq!(sections, 15);
+    assert_eq!(sections, 16);
     assert!(
         clients[0]
             .run("INFO replication")

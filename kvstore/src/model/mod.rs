@@ -636,6 +636,11 @@ impl Model {
             .map(|db| locked.db(db, self.now_ms).len() as u64)
             .sum();
         assert_eq!(statistics.keys, all);
+        for db in 0..DATABASES {
+            let counted = locked.db(db, self.now_ms).statistics();
+            let bins = counted.lengths.bins();
+            assert_eq!(bins.map(|(_, count)| count).sum::<u64>(), counted.keys);
+        }
         let payload: usize = self.kept.keys().map(|(_, key)| key.len()).sum();
         assert!(statistics.memory.key_bytes >= payload as u64);
     }

@@ -7,6 +7,7 @@ use slab_allocator::units::{CHUNK_PAGES, PAGE_BYTES};
 
 use crate::access::{COUNTER_INITIAL, Coding, idle_seconds};
 use crate::entry::Entry;
+use crate::lengths::{LengthBin, LengthHistogram};
 use crate::memory::Ref;
 use crate::shard::expiring::Expiring;
 use crate::shard::{At, Shard, Sizes, next_random};
@@ -287,6 +288,7 @@ impl Shard {
             keys: table.len() as u64,
             volatile_keys: table.volatiles() as u64,
             avg_ttl_ms: sum_ms.checked_div(u128::from(count)).unwrap_or(0) as u64,
+            lengths: table.lengths().copied().unwrap_or_default(),
         }
     }
 
@@ -339,13 +341,17 @@ impl Shard {
         let mut seen = HashSet::new();
         let mut sizes = Sizes::default();
         for table in &self.tables {
+            let mut lengths = LengthHistogram::default();
             table.check(&self.memory, &self.placer, |reference, entry| {
+                lengths.add(LengthBin::of_bytes(entry.string().len()));
                 assert!(seen.insert(reference), "two slots refer to {reference:?}");
                 sizes.add(
                     entry.header(),
                     self.memory.usable_bytes(entry.header().entry_bytes()),
                 );
             });
+            let counted = table.lengths().copied().unwrap_or_default();
+            assert_eq!(counted, lengths, "the lengths of values");
         }
         if self.drains.is_empty() {
             assert_eq!(sizes, self.sizes, "the shard's sums");

@@ -70,8 +70,15 @@ impl Shard {
         match self.live(at) {
             None => self.adopt(at, entry, &header)?,
             Some((place, before)) => {
-                self.tables[at.db].set_reference(&mut self.memory, &place, entry);
-                self.tables[at.db].set_expiry(&mut self.memory, &place, header.expiry_ms());
+                // SAFETY: both entries are live, and these are their headers.
+                let lengths = unsafe {
+                    let old = entry::length_bin(&self.memory, place.entry, &before);
+                    (old, entry::length_bin(&self.memory, entry, &header))
+                };
+                let table = &mut self.tables[at.db];
+                table.recount_length(lengths.0, lengths.1);
+                table.set_reference(&mut self.memory, &place, entry);
+                table.set_expiry(&mut self.memory, &place, header.expiry_ms());
                 self.sizes
                     .subtract(&before, self.memory.usable_bytes(before.entry_bytes()));
                 self.sizes

@@ -22,6 +22,7 @@ use crate::entry::{self, Entry, Header, Payload};
 use crate::error::OutOfMemory;
 use crate::gauges::Gauges;
 use crate::key::Placer;
+use crate::lengths::LengthBin;
 use crate::memory::{Memory, Ref};
 use crate::pacing::Pacing;
 use crate::settings::Settings;
@@ -311,6 +312,8 @@ impl Shard {
         unsafe {
             let header = entry::header(&self.memory, entry);
             let slot_bytes = self.memory.usable_bytes(header.entry_bytes());
+            let length = entry::length_bin(&self.memory, entry, &header);
+            self.tables[db].uncount_length(length);
             self.sizes.subtract(&header, slot_bytes);
             self.pacing.freed(slot_bytes);
             self.memory.free(entry, header.entry_bytes());
@@ -402,6 +405,9 @@ impl Shard {
             unsafe { entry::release(&mut self.memory, entry) };
             return inserted;
         }
+        // SAFETY: the entry is live, and this is its header.
+        let length = unsafe { entry::length_bin(&self.memory, entry, header) };
+        self.tables[at.db].count_length(length);
         self.sizes
             .add(header, self.memory.usable_bytes(header.entry_bytes()));
         self.wrote(at, header.entry_bytes());
@@ -426,7 +432,13 @@ impl Shard {
         header: &Header,
         payload: Payload<'_>,
     ) -> Result<(), OutOfMemory> {
+        // SAFETY: the entry is live, and this is its header.
+        let length = || unsafe { entry::length_bin(&self.memory, place.entry, before) };
         if header == before {
+            if let Payload::Integer(_) = payload {
+                // Other integers of as many bytes have other digits; strings have the same length.
+                self.tables[at.db].recount_length(length(), payload.length_bin());
+            }
             // SAFETY: the entry is live, only this shard refers to it, the header is the same, and
             // the value comes from the caller, not from the slot.
             unsafe { entry::overwrite(&mut self.memory, place.entry, header, payload) };
@@ -436,6 +448,7 @@ impl Shard {
         if header.value_bytes() > VALUE_BYTES_MAX {
             return Err(OutOfMemory);
         }
+        let length = length();
         let old_slot = self.memory.usable_bytes(before.entry_bytes());
         let new_slot = self.memory.usable_bytes(header.entry_bytes());
         if old_slot == new_slot {
@@ -449,6 +462,7 @@ impl Shard {
             unsafe { self.memory.free(place.entry, before.entry_bytes()) };
             self.pacing.freed(old_slot);
         }
+        self.tables[at.db].recount_length(length, payload.length_bin());
         self.sizes.subtract(before, old_slot);
         self.sizes.add(header, new_slot);
         self.wrote(at, header.entry_bytes());
@@ -479,6 +493,13 @@ impl Shard {
         self.sizes
             .add(header, self.memory.usable_bytes(header.entry_bytes()));
         let table = &mut self.tables[at.db];
+        if before.value_bytes() != header.value_bytes() {
+            // An integer keeps its value, and only bytes change their length here.
+            table.recount_length(
+                LengthBin::of_bytes(before.value_bytes()),
+                LengthBin::of_bytes(header.value_bytes()),
+            );
+        }
         if entry != place.entry {
             table.set_reference(&mut self.memory, place, entry);
         }

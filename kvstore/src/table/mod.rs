@@ -26,6 +26,7 @@ use crate::entry::{self, Entry};
 use crate::error::OutOfMemory;
 use crate::geometry::{offset, tag};
 use crate::key::Placer;
+use crate::lengths::{LengthBin, LengthHistogram};
 use crate::memory::{Memory, Ref};
 use crate::segment::{self, Lane};
 use directory::{Cell, Directory, after};
@@ -50,6 +51,8 @@ pub(crate) struct Table {
     /// No entry expires before this, unless a walk is going on.
     earliest_expiry_ms: u64,
     walk: Walk,
+    /// How long the values are; made with the first of them.
+    lengths: Option<Box<LengthHistogram>>,
 }
 
 /// Where an entry is; true until the table changes.
@@ -80,6 +83,7 @@ impl Default for Table {
             segment_bytes: 0,
             earliest_expiry_ms: u64::MAX,
             walk: Walk::Idle,
+            lengths: None,
         }
     }
 }
@@ -109,6 +113,38 @@ impl Table {
     /// Bytes of the directory, which lies in the process's heap.
     pub(crate) fn directory_bytes(&self) -> usize {
         self.directory.bytes()
+    }
+
+    /// How long the values are, as counted by whoever writes them.
+    pub(crate) fn lengths(&self) -> Option<&LengthHistogram> {
+        self.lengths.as_deref()
+    }
+
+    /// Counts the length of a new value.
+    #[inline]
+    pub(crate) fn count_length(&mut self, bin: LengthBin) {
+        self.lengths.get_or_insert_default().add(bin);
+    }
+
+    /// A value that was counted is gone.
+    #[inline]
+    pub(crate) fn uncount_length(&mut self, bin: LengthBin) {
+        if let Some(lengths) = &mut self.lengths {
+            lengths.subtract(bin);
+        }
+    }
+
+    /// A value that was counted has another length.
+    #[inline(always)]
+    pub(crate) fn recount_length(&mut self, before: LengthBin, after: LengthBin) {
+        if before != after {
+            self.move_length(before, after);
+        }
+    }
+
+    fn move_length(&mut self, before: LengthBin, after: LengthBin) {
+        self.uncount_length(before);
+        self.count_length(after);
     }
 
     #[inline(always)]
@@ -256,7 +292,8 @@ impl Table {
         address.as_ptr().addr().is_multiple_of(segment::ALIGNMENT)
     }
 
-    /// Frees the entries and the segment at `prefix`; returns where the next segment begins.
+    /// Frees the entries and the segment at `prefix`; returns where the next segment begins. Lengths
+    /// stay counted.
     ///
     /// # Safety
     /// The caller never again asks the table for a prefix of this segment, and forgets the table

@@ -174,13 +174,7 @@ impl Services {
             for (part, sums) in sums.chunks_mut(AT_A_TIME).enumerate() {
                 let mut locked = self.keyspace.lock(ShardSet::one(shard));
                 for (at, sum) in sums.iter_mut().enumerate() {
-                    let db = locked.db(part * AT_A_TIME + at, unix_ms()).statistics();
-                    let volatile = sum.volatile_keys + db.volatile_keys;
-                    let ttl_ms = u128::from(sum.avg_ttl_ms) * u128::from(sum.volatile_keys)
-                        + u128::from(db.avg_ttl_ms) * u128::from(db.volatile_keys);
-                    sum.avg_ttl_ms = (ttl_ms / u128::from(volatile.max(1))) as u64;
-                    sum.keys += db.keys;
-                    sum.volatile_keys = volatile;
+                    *sum += &locked.db(part * AT_A_TIME + at, unix_ms()).statistics();
                 }
             }
         }

@@ -63,3 +63,25 @@ pub(super) fn keyspace(s: &Sources<'_>, out: &mut String) {
         );
     }
 }
+
+/// How many strings of which lengths each database has, by powers of two.
+pub(super) fn key_sizes(s: &Sources<'_>, out: &mut String) {
+    for (at, db) in s.databases.iter().enumerate().filter(|(_, db)| db.keys > 0) {
+        let bins = db.lengths.bins();
+        let bins: Vec<String> = bins
+            .map(|(least, count)| format!("{}={count}", power_of_two(least)))
+            .collect();
+        let bins = bins.join(",");
+        line(out, format_args!("db{at}_distrib_strings_sizes:{bins}"));
+    }
+}
+
+/// A power of two below 2^40, or 0, with a letter for its factor of 1024.
+fn power_of_two(value: u64) -> String {
+    match value {
+        0..0x400 => value.to_string(),
+        0x400..0x10_0000 => format!("{}K", value >> 10),
+        0x10_0000..0x4000_0000 => format!("{}M", value >> 20),
+        _ => format!("{}G", value >> 30),
+    }
+}

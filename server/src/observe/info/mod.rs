@@ -171,6 +171,7 @@ static SECTIONS: &[Section] = &[
         &[Content::Fields(&[("cluster_enabled", zero)])],
     ),
     section("keyspace", "Keyspace", &[Content::Lines(data::keyspace)]),
+    section("keysizes", "Keysizes", &[Content::Lines(data::key_sizes)]),
     Section {
         is_default: false,
         is_in_all: false,
