@@ -550,7 +550,14 @@ fn arenas_max() -> u16 {
 }
 
 fn settings_of_environment() -> Settings {
-    let text = os::environment(settings::VARIABLE).unwrap_or_default();
+    os::environment(settings::VARIABLE).map_or_else(Settings::default, settings_of_text)
+}
+
+/// What the variable says. Hardly any program is started with one, so this code is apart
+/// from what all of them run.
+#[cold]
+#[inline(never)]
+fn settings_of_text(text: &[u8]) -> Settings {
     let name = settings::VARIABLE.to_str().unwrap_or_default();
     let settings = settings::parse(text, |item, expected| complain(name, item, expected));
     if settings.heap_profile > 0 && !cfg!(feature = "pprof") {
