@@ -3,16 +3,24 @@
 //!
 //! Three levels of bitmaps: a bit of an upper level says whether a word of the
 //! level below has any bit. The words of all sets for the same 64 members lie
-//! next to each other, so that sets over few low members stay in few pages:
+//! next to each other, and the words of upper levels before those that they tell of,
+//! so that sets over few low members stay in one page:
 //!
 //! ```text
-//! top    [set 0][set 1]..[set k] for members 0..2^18, then for the next 2^18
-//! middle [set 0][set 1]..[set k] for members 0..4096, ...
-//! leaf   [set 0][set 1]..[set k] for members 0..64, ...
+//! top, for 2^18 members   middle, for 4096    leaf, for 64
+//! [set 0]..[set k]        [set 0]..[set k]    [set 0]..[set k]  64 times
+//!                         [set 0]..[set k]    [set 0]..[set k]  64 times
+//!                         ... 64 times
+//! [set 0]..[set k]        ...
 //! ```
 
 use crate::metadata::Table;
 use crate::units::PAGE_BYTES;
+
+/// Groups of words, one per set, from one of the middle level to the next, and from one
+/// of the top level to the next.
+const MIDDLE_STRIDE: usize = 1 + 64;
+const TOP_STRIDE: usize = 1 + 64 * MIDDLE_STRIDE;
 
 /// `sets` sets over `0..members`.
 #[derive(Debug)]
@@ -20,42 +28,36 @@ pub(crate) struct BitSets {
     words: Table<u64>,
     sets: usize,
     members: u32,
-    /// Words per set of the top level.
-    top: usize,
-    /// First word of the middle and of the leaf level.
-    middle_at: usize,
-    leaf_at: usize,
+    /// Words per set of the top level that have ever had a bit, and those before them.
+    tops: usize,
 }
 
 impl BitSets {
     /// Empty sets; `None` where memory is short.
     pub(crate) fn new(sets: usize, members: u32) -> Option<BitSets> {
         let leaf = (members as usize).div_ceil(64);
-        let middle = leaf.div_ceil(64);
-        let top = middle.div_ceil(64);
+        let groups = leaf.checked_sub(1).map_or(0, |last| leaf_group(last) + 1);
         Some(BitSets {
-            words: Table::with_len((top + middle + leaf) * sets)?,
+            words: Table::with_len(groups * sets)?,
             sets,
             members,
-            top,
-            middle_at: top * sets,
-            leaf_at: (top + middle) * sets,
+            tops: 0,
         })
     }
 
     #[inline]
     fn leaf(&self, set: usize, word: usize) -> usize {
-        self.leaf_at + word * self.sets + set
+        leaf_group(word) * self.sets + set
     }
 
     #[inline]
     fn middle(&self, set: usize, word: usize) -> usize {
-        self.middle_at + word * self.sets + set
+        (word * MIDDLE_STRIDE + (word >> 6) + 1) * self.sets + set
     }
 
     #[inline]
     fn top(&self, set: usize, word: usize) -> usize {
-        word * self.sets + set
+        word * TOP_STRIDE * self.sets + set
     }
 
     /// Whether the set holds the member.
@@ -69,6 +71,7 @@ impl BitSets {
     pub(crate) fn insert(&mut self, set: usize, member: u32) {
         debug_assert!(member < self.members && set < self.sets);
         let (leaf, middle, top) = self.path(set, member);
+        self.tops = self.tops.max((member as usize >> 18) + 1);
         let words = self.words.items_mut();
         words[leaf] |= 1 << (member & 63);
         words[middle] |= 1 << (member >> 6 & 63);
@@ -101,7 +104,7 @@ impl BitSets {
     /// The smallest member.
     pub(crate) fn first(&self, set: usize) -> Option<u32> {
         let words = self.words.items();
-        for top in 0..self.top {
+        for top in 0..self.tops {
             let bits = words[self.top(set, top)];
             if bits != 0 {
                 let middle = top << 6 | bits.trailing_zeros() as usize;
@@ -136,7 +139,7 @@ impl BitSets {
         if bits != 0 {
             leaf = Some(end & !63 | high(bits));
         } else {
-            let mut end = end >> 6;
+            let mut end = (end >> 6).min(self.tops << 6);
             while end > 0 {
                 let top = (end - 1) >> 6;
                 let mut bits = words[self.top(set, top)];
@@ -157,12 +160,10 @@ impl BitSets {
     /// Bytes that have memory behind them, if only members below `end` have
     /// ever been added.
     pub(crate) fn resident_bytes(&self, end: u32) -> usize {
-        // The levels lie far apart where many members are possible.
-        let level = |members_per_word: u32| {
-            let words = end.div_ceil(members_per_word) as usize * self.sets;
-            (words * size_of::<u64>()).next_multiple_of(PAGE_BYTES)
-        };
-        level(64) + level(64 * 64) + level(64 * 64 * 64)
+        let groups = end
+            .checked_sub(1)
+            .map_or(0, |last| leaf_group(last as usize >> 6) + 1);
+        (groups * self.sets * size_of::<u64>()).next_multiple_of(PAGE_BYTES)
     }
 
     /// The 64 members from `64 * word` on, as bits.
@@ -174,12 +175,19 @@ impl BitSets {
     /// memory of members which were never added is not touched.
     pub(crate) fn iter(&self, set: usize) -> impl Iterator<Item = u32> {
         let words = self.words.items();
-        (0..self.top)
+        (0..self.tops)
             .flat_map(move |top| ones(top, words[self.top(set, top)]))
             .flat_map(move |middle| ones(middle, words[self.middle(set, middle)]))
             .flat_map(move |leaf| ones(leaf, words[self.leaf(set, leaf)]))
             .map(|member| member as u32)
     }
+}
+
+/// The number of the group that holds a word of the leaf level: before it lie those for
+/// smaller members and the words of the upper levels that tell of any of these.
+#[inline]
+const fn leaf_group(word: usize) -> usize {
+    word + (word >> 6) + (word >> 12) + 2
 }
 
 /// The positions of the ones among the bits of the word numbered `word`.
