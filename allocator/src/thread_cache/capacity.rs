@@ -2,7 +2,7 @@
 //! use as far as the budget goes, and give way again when a class has been idle.
 
 use super::ThreadCache;
-use super::layout::near_max;
+use super::layout::tier_for;
 use crate::cache_capacity::{capacity_least, class_share, grown, slot_bytes};
 use crate::sync::atomic::Ordering::Relaxed;
 
@@ -64,8 +64,9 @@ impl ThreadCache {
         let others = self.budget_used.load(Relaxed) - old * slot_bytes(class);
         self.budget_used
             .store(others + new * slot_bytes(class), Relaxed);
-        if new > near_max(class) && !self.is_far(class) {
-            self.move_far(class);
+        let tier = tier_for(class, new);
+        if tier > self.tier(class) {
+            self.move_up(class, tier);
         }
         cold.capacity.set(new as u16);
         self.set_limit(class);

@@ -48,7 +48,7 @@ use capacity::EVENTS_PER_TICK;
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
-use layout::{NEAR_STARTS, SLOTS, far, near};
+use layout::{SLOTS, arrays, tier_of, tier_slots};
 
 type Place = *mut *mut u8;
 
@@ -129,7 +129,8 @@ impl ThreadCache {
     /// as if it had never been used, and the budget in bytes.
     pub(crate) fn open(&self, budget: usize) {
         for (class, (stacks, cold)) in self.stacks.iter().zip(&self.cold).enumerate() {
-            let (base, free_base) = (self.place(near(class).0), self.place(near(class).1));
+            let (base, free_base) = arrays(0, class);
+            let (base, free_base) = (self.place(base), self.place(free_base));
             stacks.base.store(base, Relaxed);
             stacks.top.store(base, Relaxed);
             stacks.free_top.store(free_base, Relaxed);
@@ -277,19 +278,17 @@ impl ThreadCache {
             // The cache is closed.
             return free_base;
         }
-        let (one, other) = match self.is_far(class) {
-            true => far(class),
-            false => near(class),
-        };
+        let (one, other) = arrays(self.tier(class), class);
         match self.place(one) {
             one if one == free_base => self.place(other),
             one => one,
         }
     }
 
-    /// Whether the class's stacks are in its far arrays.
-    fn is_far(&self, class: usize) -> bool {
-        self.cold[class].free_base.load(Relaxed) >= self.place(NEAR_STARTS[CLASSES])
+    /// The tier in whose arrays the class's stacks are, when the cache is open.
+    fn tier(&self, class: usize) -> usize {
+        let free_base = self.cold[class].free_base.load(Relaxed);
+        tier_of(distance(self.place(0), free_base))
     }
 
     /// The place of a slot of the arrays, or of their end.
@@ -299,15 +298,18 @@ impl ThreadCache {
         unsafe { self.slots.get().cast::<*mut u8>().add(slot) }
     }
 
-    /// Moves the stacks of the class to its far arrays.
-    fn move_far(&self, class: usize) {
+    /// Moves the stacks of the class to its arrays in a higher tier.
+    #[cold]
+    #[inline(never)]
+    fn move_up(&self, class: usize, tier: usize) {
         let (stacks, cold) = (&self.stacks[class], &self.cold[class]);
         let start = self.start_at_hand(class);
         let held_back = distance(start, stacks.base.load(Relaxed));
         let (at_hand, freed) = (self.at_hand(class), self.free_len(class));
-        let (one, other) = (self.place(far(class).0), self.place(far(class).1));
-        // SAFETY: The far arrays have room for what is in the near ones, which they do
-        // not overlap, and only the owner, who calls, uses either.
+        let (one, other) = arrays(tier, class);
+        let (one, other) = (self.place(one), self.place(other));
+        // SAFETY: The higher tier's arrays have room for what is in the lower one's, which
+        // they do not overlap, and only the owner, who calls, uses either.
         unsafe {
             ptr::copy_nonoverlapping(start, one, at_hand);
             ptr::copy_nonoverlapping(cold.free_base.load(Relaxed), other, freed);
@@ -400,24 +402,27 @@ impl ThreadCache {
     /// thread may ask, as with [`len`](Self::len).
     pub(crate) fn resident_bytes(&self) -> usize {
         const { assert!(size_of::<Self>() <= 128 * PAGE_BYTES) };
-        let arrays = offset_of!(Self, slots);
+        let header = offset_of!(Self, slots);
         let mut pages = 0_u128;
         let mut count = |start: usize, end: usize| {
             (start / PAGE_BYTES..end.div_ceil(PAGE_BYTES)).for_each(|page| pages |= 1 << page);
         };
-        let place = |slot| arrays + slot * size_of::<*mut u8>();
-        count(0, arrays);
+        let place = |slot| header + slot * size_of::<*mut u8>();
+        count(0, header);
         for class in 0..CLASSES {
             let free_base = self.cold[class].free_base.load(Relaxed);
             let capacity = distance(free_base, self.stacks[class].free_limit.load(Relaxed));
             if capacity == 0 {
                 continue;
             }
-            count(place(NEAR_STARTS[class]), place(NEAR_STARTS[class + 1]));
-            if self.is_far(class) {
-                let capacity = capacity.min(capacity_max(class));
-                for start in [far(class).0, far(class).1] {
-                    count(place(start), place(start + capacity));
+            let top = self.tier(class);
+            for tier in 0..=top {
+                let room = tier_slots(tier, class);
+                let used = if tier < top { room } else { capacity.min(room) };
+                let (one, other) = arrays(tier, class);
+                if used > 0 {
+                    count(place(one), place(one + used));
+                    count(place(other), place(other + used));
                 }
             }
         }

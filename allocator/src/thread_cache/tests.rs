@@ -1,6 +1,6 @@
 //! The cache with slots that are only numbers.
 
-use super::layout::NEAR_SLOTS;
+use super::layout::{TIERS, tier_slots};
 use super::*;
 use crate::cache_capacity::{
     BUDGET_BYTES_START, CAPACITY_MAX_LOOSE, capacity_least, class_share, slot_bytes,
@@ -119,33 +119,37 @@ fn a_sparse_class_does_not_turn() {
 }
 
 #[test]
-fn a_class_that_grows_beyond_its_near_arrays_takes_its_slots_along() {
-    open_cache!(cache);
-    let class = GENERAL.class_of(16);
-    cache.set_spread(class, Spread::Dense);
-    let at_hand = fill(cache, class);
-    cache.set_profile(1, Some(|of| if of == class { 3 } else { 0 }));
-    let capacity = || usize::from(cache.cold[class].capacity.get());
-    while capacity() < NEAR_SLOTS {
-        assert!(cache.grow(class) && !cache.is_far(class));
+fn a_class_that_outgrows_its_arrays_takes_its_slots_along() {
+    for tier in 1..TIERS {
+        open_cache!(cache);
+        let class = GENERAL.class_of(16);
+        let room = tier_slots(tier - 1, class);
+        cache.set_spread(class, Spread::Dense);
+        let at_hand = fill(cache, class);
+        cache.set_profile(1, Some(|of| if of == class { 3 } else { 0 }));
+        let capacity = || usize::from(cache.cold[class].capacity.get());
+        while capacity() < room {
+            assert!(cache.grow(class) && cache.tier(class) < tier);
+        }
+        (0..room).for_each(|number| assert!(push(cache, class, 1000 + number)));
+        let bytes = cache.resident_bytes();
+        assert!(!push(cache, class, 0) && cache.grow(class));
+        assert_eq!(cache.tier(class), tier);
+        assert!(cache.resident_bytes() > bytes);
+        cache.check();
+        // Three of those at hand were let through, and are so still.
+        assert_eq!(cache.at_hand(class), at_hand);
+        let popped: Vec<_> = (0..3).map(|_| pop(cache, class)).collect();
+        assert_eq!(popped, [3, 2, 1].map(|back| slot(at_hand + back - 4)));
+        assert!(pop(cache, class).is_null() && cache.at_hand(class) == at_hand - 3);
+        for (number, freed) in cache.freed(class, usize::MAX).iter().enumerate() {
+            assert_eq!(*freed, slot(1000 + number));
+        }
+        assert!(push(cache, class, 5));
+        assert_eq!(cache.len(class), room + 1 + at_hand - 3);
+        flush_all(cache, class);
+        assert_eq!(cache.len(class), 0);
     }
-    (0..NEAR_SLOTS).for_each(|number| assert!(push(cache, class, 1000 + number)));
-    let near_bytes = cache.resident_bytes();
-    assert!(!push(cache, class, 0) && cache.grow(class) && cache.is_far(class));
-    assert!(cache.resident_bytes() > near_bytes);
-    cache.check();
-    // Three of those at hand were let through, and are so still.
-    assert_eq!(cache.at_hand(class), at_hand);
-    let popped: Vec<_> = (0..3).map(|_| pop(cache, class)).collect();
-    assert_eq!(popped, [3, 2, 1].map(|back| slot(at_hand + back - 4)));
-    assert!(pop(cache, class).is_null() && cache.at_hand(class) == at_hand - 3);
-    for (number, freed) in cache.freed(class, usize::MAX).iter().enumerate() {
-        assert_eq!(*freed, slot(1000 + number));
-    }
-    assert!(push(cache, class, 5));
-    assert_eq!(cache.len(class), NEAR_SLOTS + 1 + at_hand - 3);
-    flush_all(cache, class);
-    assert_eq!(cache.len(class), 0);
 }
 
 #[test]
