@@ -4,6 +4,7 @@ mod live;
 
 use std::time::{Duration, Instant};
 
+use live::web::{get, open_port};
 use live::{Client, Server, int, ok};
 
 /// A field of INFO.
@@ -68,6 +69,23 @@ fn expiry_says_what_it_took() {
     assert!((0.0..=100.0).contains(&stale), "{stale}");
     assert_eq!(client.run("CONFIG RESETSTAT"), ok());
     assert_eq!(number(&mut client, "expire_cycle_cpu_milliseconds"), 0);
+}
+
+#[test]
+fn expiry_that_is_resumed_wakes_workers_that_rest() {
+    let server = Server::start_with(&["--enable-debug-command", "yes", "--io-threads", "4"]);
+    let mut client = server.client();
+    let port = open_port(&mut client);
+    assert_eq!(client.run("DEBUG SET-ACTIVE-EXPIRE 0"), ok());
+    fill(&mut client, 200, 10, &["PX", "1"]);
+    // Soon nobody has anything to do, and nothing is sent any more that would wake a worker.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(client.run("DEBUG SET-ACTIVE-EXPIRE 1"), ok());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !get(port, "/metrics").contains("\nredis_expired_keys_total 200.0\n") {
+        assert!(Instant::now() < deadline, "keys stay");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
