@@ -239,3 +239,32 @@ pub(super) fn classes(services: &Services) -> Vec<ClassStats> {
     sums.retain(|class| class.slabs > 0);
     sums
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_never_reads_keeps_a_few_events_and_is_let_go() {
+        let live = Live::new(100);
+        let (sender, mut idle) = mpsc::channel(EVENTS_AHEAD);
+        let (other, mut busy) = mpsc::channel(EVENTS_AHEAD);
+        live.pages.lock().extend([sender, other]);
+        for n in 0..3 * EVENTS_AHEAD {
+            let left = live.send(&Bytes::from(vec![n as u8; 1000]));
+            assert_eq!(left, if n < EVENTS_AHEAD { 2 } else { 1 });
+            assert_eq!(live.pages(), left);
+            assert_eq!(busy.try_recv().map(|event| event[0]), Ok(n as u8));
+        }
+        // What it had not read is all that it kept; then comes the end.
+        for n in 0..EVENTS_AHEAD {
+            assert_eq!(idle.try_recv().map(|event| event[0]), Ok(n as u8));
+        }
+        assert_eq!(
+            idle.try_recv(),
+            Err(mpsc::error::TryRecvError::Disconnected)
+        );
+        drop(busy);
+        assert_eq!(live.send(&Bytes::new()), 0);
+    }
+}
