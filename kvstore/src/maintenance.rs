@@ -70,11 +70,6 @@ pub(crate) fn run(
 ) -> (Option<u64>, Duration) {
     let stopwatch = Stopwatch::with_limit(budget.min(Duration::from_nanos(SLICE_NS_MAX)));
     let mut purging = Duration::ZERO;
-    let mut timed = |shard: &mut Shard, purge: &mut dyn FnMut(&mut Shard)| {
-        let began = Stopwatch::unlimited();
-        purge(shard);
-        purging += began.elapsed();
-    };
     let mut due_ms = u64::MAX;
     // The share of a core for what is left to do.
     let mut unfinished = None;
@@ -103,20 +98,20 @@ pub(crate) fn run(
             let percent = compaction::background_percent(shard);
             let end = compaction::slice(shard, Effort::Background, &stopwatch);
             // While nothing is written, free pages are of no use to anybody.
-            let mut purges = false;
-            if shard.is_quiet() {
-                timed(shard, &mut |shard| {
-                    purges = shard.purge_free(PURGE_BYTES_MAX) >= PURGE_BYTES_MAX;
-                });
-            }
-            if end == SliceEnd::TimeOver || purges {
+            let purged_bytes = if shard.is_quiet() {
+                timed(shard, &mut purging, |shard| {
+                    shard.purge_free(PURGE_BYTES_MAX)
+                })
+            } else {
+                0
+            };
+            if end == SliceEnd::TimeOver || purged_bytes >= PURGE_BYTES_MAX {
                 unfinished = Some(percent);
             }
         }
     }
-    let mut next_purge_ms = None;
-    timed(shard, &mut |shard| {
-        next_purge_ms = shard.purge_due(now_ms, PURGE_BYTES_MAX);
+    let next_purge_ms = timed(shard, &mut purging, |shard| {
+        shard.purge_due(now_ms, PURGE_BYTES_MAX)
     });
     if let Some(purge_ms) = next_purge_ms {
         due_ms = due_ms.min(purge_ms.max(now_ms + 1));
@@ -126,6 +121,16 @@ pub(crate) fn run(
     }
     shard.tell_resident();
     ((due_ms != u64::MAX).then_some(due_ms), purging)
+}
+
+/// Gives pages back by `purge`, and adds to `spent` how long it took, if there were any.
+fn timed<R>(shard: &mut Shard, spent: &mut Duration, purge: impl FnOnce(&mut Shard) -> R) -> R {
+    let (began, before) = (Stopwatch::unlimited(), shard.ledger().purged_bytes);
+    let result = purge(shard);
+    if shard.ledger().purged_bytes > before {
+        *spent += began.elapsed();
+    }
+    result
 }
 
 #[cfg(test)]

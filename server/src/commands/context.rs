@@ -75,6 +75,8 @@ pub(crate) struct Services {
     pub(crate) config_change: Mutex<()>,
     /// Whether keys expire without being touched (DEBUG SET-ACTIVE-EXPIRE).
     pub(crate) active_expiry: AtomicBool,
+    /// What the latency monitor takes for a millisecond of the server's own work.
+    pub(crate) latency_unit_ns: AtomicU64,
     /// Whether nothing is done on a clock: no maintenance, no looking over clients (DEBUG PAUSE-CRON).
     pub(crate) cron_paused: AtomicBool,
     /// Whether the server has to stop.
@@ -258,8 +260,12 @@ impl Services {
     #[inline]
     pub(crate) fn note_latency(&self, event: &'static str, took: Duration) {
         let threshold_ms = u64::try_from(self.config.number(Id::LatencyThreshold)).unwrap_or(0);
-        let took_ms = took.as_millis() as u64;
-        if threshold_ms > 0 && took_ms >= threshold_ms {
+        if threshold_ms == 0 {
+            return;
+        }
+        // Relaxed: a figure of its own, which is hardly ever changed.
+        let took_ms = took.as_nanos() as u64 / self.latency_unit_ns.load(Ordering::Relaxed);
+        if took_ms >= threshold_ms {
             self.latency.add(event, unix_us() / 1_000_000, took_ms);
         }
     }

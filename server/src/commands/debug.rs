@@ -46,6 +46,7 @@ subcommands! {
     "error" "<message>" 1..=1 error "Reply with this error.";
     "help" "" 0..=0 help "Print this help.";
     "htstats" "<dbid> [full]" 1..=2 htstats "Return figures of the table that holds a database.";
+    "latency-unit" "<nanoseconds>" 1..=1 latency_unit "Let the latency monitor take this for a millisecond of the server's own work.";
     "log" "<message>" 1..=1 log "Write a message to the log.";
     "object" "<key>" 1..=1 object "Show how a key's value is stored.";
     "pause-cron" "<0|1>" 1..=1 pause_cron "Stop or resume all work that is done on a clock.";
@@ -140,6 +141,18 @@ fn set_active_expire(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     Ok(())
 }
 
+fn latency_unit(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
+    let unit_ns = u64::try_from(args.integer(2)?)
+        .ok()
+        .filter(|unit| *unit > 0);
+    let unit_ns = unit_ns.ok_or(CommandError::NOT_POSITIVE)?;
+    ctx.services
+        .latency_unit_ns
+        .store(unit_ns, Ordering::Relaxed);
+    ctx.reply.ok();
+    Ok(())
+}
+
 fn pause_cron(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     ctx.services
         .cron_paused
@@ -194,7 +207,7 @@ fn object(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
 }
 
 fn populate(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
-    let out_of_range = CommandError::new("ERR value is out of range, must be positive");
+    let out_of_range = CommandError::NOT_POSITIVE;
     let positive = |at: usize| -> Result<usize, CommandError> {
         usize::try_from(args.integer(at)?).map_err(|_| out_of_range.clone())
     };

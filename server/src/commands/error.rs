@@ -25,6 +25,8 @@ impl CommandError {
     pub(crate) const NO_SUCH_KEY: Self = Self::new("ERR no such key");
     /// An index beyond what exists.
     pub(crate) const OUT_OF_RANGE: Self = Self::new("ERR index out of range");
+    /// A number that must be positive and is not.
+    pub(crate) const NOT_POSITIVE: Self = Self::new("ERR value is out of range, must be positive");
     /// A database number that does not exist.
     pub(crate) const DB_OUT_OF_RANGE: Self = Self::new("ERR DB index is out of range");
     /// Memory is over `maxmemory` and nothing can be evicted.

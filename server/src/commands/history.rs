@@ -18,8 +18,7 @@ pub(crate) fn history(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
         4 if args.is(2, "minutes") => (Step::Minute, args.integer(3)?),
         _ => return Err(CommandError::SYNTAX),
     };
-    let rows = usize::try_from(rows)
-        .map_err(|_| CommandError::new("ERR value is out of range, must be positive"))?;
+    let rows = usize::try_from(rows).map_err(|_| CommandError::NOT_POSITIVE)?;
     let services = ctx.services;
     services.look();
     let now = uptime();
