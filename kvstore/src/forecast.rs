@@ -110,7 +110,8 @@ impl Forecast {
     }
 }
 
-/// What moving takes in a heap of so many pages, in nanoseconds, on a machine of 2023.
+/// What moving takes in a heap of so many pages, in nanoseconds, as measured on an otherwise idle virtual machine: figures
+/// in `docs/compaction.md`.
 fn work_ns(pages: u64, objects: u64, bytes: u64, slabs: u64) -> f64 {
     const BYTE_NS: f64 = 0.25;
     const SLAB_NS: f64 = 230.0;

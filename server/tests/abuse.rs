@@ -4,7 +4,7 @@ mod live;
 
 use std::time::{Duration, Instant};
 
-use live::{Client, Server, Value, bulk, error, int, ok};
+use live::{Client, Server, Value, bulk, error, info_field, int, ok};
 
 const WORKERS: [&str; 2] = ["--io-threads", "4"];
 
@@ -12,12 +12,7 @@ const WORKERS: [&str; 2] = ["--io-threads", "4"];
 const LEFT_BYTES_MAX: i64 = 3 << 20;
 
 fn number(client: &mut Client, name: &str) -> i64 {
-    let info = client.run("INFO everything").text();
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.and_then(|value| value.parse().ok())
-        .unwrap_or_else(|| panic!("no {name}"))
+    info_field(client, name).parse().expect("a number")
 }
 
 /// Waits until only `observer` is connected, and the resident memory is near what it was.

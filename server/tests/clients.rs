@@ -116,10 +116,7 @@ fn a_pause_keeps_keys_whose_time_has_come() {
     let server = Server::start_with(WORKERS);
     let mut clients = clients(&server, 2);
     let figure = |client: &mut live::Client, name: &str| -> i64 {
-        let info = client.run("INFO everything").text();
-        let line = info.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.strip_prefix(':')?.parse().ok())
-            .unwrap_or_else(|| panic!("no {name}"))
+        live::info_field(client, name).parse().expect("a number")
     };
     // Until the key is still there when the pause has begun, however slow the machine is.
     loop {

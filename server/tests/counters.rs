@@ -5,19 +5,10 @@ mod live;
 use std::time::{Duration, Instant};
 
 use live::web::{get, open_port};
-use live::{Client, Server, int, ok};
-
-/// A field of INFO.
-fn field(client: &mut Client, name: &str) -> String {
-    let info = client.run("INFO everything").text();
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.unwrap_or_else(|| panic!("no {name}")).to_owned()
-}
+use live::{Client, Server, info_field, int, ok};
 
 fn number(client: &mut Client, name: &str) -> u64 {
-    let text = field(client, name);
+    let text = info_field(client, name);
     text.parse()
         .unwrap_or_else(|_| panic!("{name} is {text:?}"))
 }
@@ -65,7 +56,9 @@ fn expiry_says_what_it_took() {
     // Thirty thousand keys take more than one slice.
     assert!(number(&mut client, "expired_time_cap_reached_count") > 0);
     assert!(number(&mut client, "expire_cycle_cpu_milliseconds") > 0);
-    let stale: f64 = field(&mut client, "expired_stale_perc").parse().unwrap();
+    let stale: f64 = info_field(&mut client, "expired_stale_perc")
+        .parse()
+        .unwrap();
     assert!((0.0..=100.0).contains(&stale), "{stale}");
     assert_eq!(client.run("CONFIG RESETSTAT"), ok());
     assert_eq!(number(&mut client, "expire_cycle_cpu_milliseconds"), 0);

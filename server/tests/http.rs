@@ -8,16 +8,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use live::web::{Response, connect, get, open_port, request};
-use live::{Client, Server, Value, error, ok};
+use live::{Client, Server, Value, error, info_field, ok};
 
 /// A number that INFO shows.
 fn info(client: &mut Client, field: &str) -> f64 {
-    let text = client.run("INFO everything").text();
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let value = value.unwrap_or_else(|| panic!("INFO has no {field}"));
-    value.trim().parse().expect("a number")
+    info_field(client, field).parse().expect("a number")
 }
 
 /// Metrics by name with labels, as a parser of Prometheus's format reads them.

@@ -59,17 +59,31 @@ fn kind(value: &str) -> &'static str {
     }
 }
 
+/// The lines of a list without its comments, each as its words.
+fn rows<const WORDS: usize>(list: &str) -> impl Iterator<Item = [&str; WORDS]> {
+    let lines = list.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let words = words.try_into();
+        words.unwrap_or_else(|_| panic!("{line}: not {WORDS} words"))
+    })
+}
+
+/// Checks that a field of a section is there, and that its value is of this kind.
+fn has(ours: &[(String, String)], name: &str, of_kind: &str) {
+    let found = ours.iter().find(|(field, _)| field == name);
+    let (_, value) = found.unwrap_or_else(|| panic!("{name} is missing"));
+    assert_eq!(kind(value), of_kind, "{name}:{value}");
+}
+
 #[test]
 fn every_field_of_redis_is_there_and_of_its_kind() {
     let server = Server::start();
     let mut client = server.client();
     let ours = fields(&mut client, "memory");
     let mut checked = 0;
-    for line in REDIS_FIELDS.lines().filter(|line| !line.starts_with('#')) {
-        let (name, of_kind) = line.split_once(' ').expect("a name and a kind");
-        let found = ours.iter().find(|(field, _)| field == name);
-        let (_, value) = found.unwrap_or_else(|| panic!("{name} is missing"));
-        assert_eq!(kind(value), of_kind, "{name}:{value}");
+    for [name, of_kind] in rows(REDIS_FIELDS) {
+        has(&ours, name, of_kind);
         checked += 1;
     }
     assert!(checked >= 50, "{checked}");
@@ -81,18 +95,8 @@ fn every_field_of_all_other_sections_is_there_and_of_its_kind() {
     let mut client = server.client();
     client.run("SET key value");
     let mut checked = 0;
-    for line in REDIS_INFO_FIELDS
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-    {
-        let words: Vec<&str> = line.split(' ').collect();
-        let [section, name, of_kind] = words[..] else {
-            panic!("{line}: a section, a name and a kind");
-        };
-        let ours = fields(&mut client, section);
-        let found = ours.iter().find(|(field, _)| field == name);
-        let (_, value) = found.unwrap_or_else(|| panic!("{section}: {name} is missing"));
-        assert_eq!(kind(value), of_kind, "{name}:{value}");
+    for [section, name, of_kind] in rows(REDIS_INFO_FIELDS) {
+        has(&fields(&mut client, section), name, of_kind);
         checked += 1;
     }
     assert!(checked >= 150, "{checked}");
@@ -104,12 +108,8 @@ fn memory_stats_begins_with_the_keys_of_redis() {
     let mut client = server.client();
     client.run("SET key value");
     let stats = stats(&mut client);
-    let lines = REDIS_STATS.lines().filter(|line| !line.starts_with('#'));
-    let theirs: Vec<(String, String)> = lines
-        .map(|line| {
-            let (name, shape) = line.split_once(' ').expect("a key and a type");
-            (name.to_owned(), shape.to_owned())
-        })
+    let theirs: Vec<(String, String)> = rows(REDIS_STATS)
+        .map(|row: [&str; 2]| row.map(str::to_owned).into())
         .collect();
     assert!(theirs.len() > 30);
     assert_eq!(stats[..theirs.len()], theirs[..]);

@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use live::web::{connect, get, open_port};
-use live::{Client, Server, ok};
+use live::{Client, Server, info_field, ok};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// How many pages there are, if files allow.
@@ -39,12 +39,7 @@ fn files() -> u64 {
 }
 
 fn number(client: &mut Client, field: &str) -> f64 {
-    let text = client.run("INFO everything").text();
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let value = value.unwrap_or_else(|| panic!("INFO has no {field}"));
-    value.trim().parse().expect("a number")
+    info_field(client, field).parse().expect("a number")
 }
 
 fn write(client: &mut Client, keys: usize) {

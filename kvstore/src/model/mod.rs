@@ -675,24 +675,26 @@ mod tests {
 
     #[test]
     fn memory_does_run_out_in_a_small_region() {
+        let set_thousand = |from| Op::SetMany {
+            db: 0,
+            from,
+            count: 1000,
+            length: 699,
+            volatile: false,
+        };
+        let remove_first = |count| Op::RemoveMany {
+            db: 0,
+            from: 0,
+            count,
+            step: 1,
+        };
         let mut model = Model::new(1, 1, 4 << 20);
         for n in 0..8 {
-            model.step(Op::SetMany {
-                db: 0,
-                from: n * 1000,
-                count: 1000,
-                length: 699,
-                volatile: false,
-            });
+            model.step(set_thousand(n * 1000));
         }
         assert!(model.ran_out_of_memory() && !model.is_empty());
         // There is room for some of these keys, but not for all of them.
-        model.step(Op::RemoveMany {
-            db: 0,
-            from: 0,
-            count: 50,
-            step: 1,
-        });
+        model.step(remove_first(50));
         let before = model.len();
         model.step(Op::SetTogether {
             db: 0,
@@ -701,21 +703,10 @@ mod tests {
             length: 683,
         });
         assert_eq!(model.len(), before);
-        model.step(Op::RemoveMany {
-            db: 0,
-            from: 0,
-            count: 6000,
-            step: 1,
-        });
+        model.step(remove_first(6000));
         model.step(Op::Compact);
         let before = model.len();
-        model.step(Op::SetMany {
-            db: 0,
-            from: 0,
-            count: 1000,
-            length: 699,
-            volatile: false,
-        });
+        model.step(set_thousand(0));
         assert!(model.len() > before);
     }
 }

@@ -409,8 +409,7 @@ impl Peer {
         if bytes <= limit && !(unauthenticated && bytes > UNAUTHENTICATED_QUERY_BYTES) {
             return Ok(());
         }
-        let client =
-            crate::observe::clients::describe(&self.session.client, services.command_names());
+        let client = self.describe(services);
         let text = format!("Closing client that reached max query buffer length: {client}");
         services.log.write(Level::Warning, text);
         stats_of(services, &self.session)
@@ -418,6 +417,11 @@ impl Peer {
             .query_limit_closes
             .add(1);
         Err(End::Closed)
+    }
+
+    /// The client, as CLIENT LIST shows it.
+    fn describe(&self, services: &Services) -> String {
+        crate::observe::clients::describe(&self.session.client, services.command_names())
     }
 
     /// Whether the client has not given the password that is needed.
@@ -451,8 +455,7 @@ impl Peer {
 
     #[cold]
     fn over_output_limit(&self, services: &Services) -> End {
-        let client =
-            crate::observe::clients::describe(&self.session.client, services.command_names());
+        let client = self.describe(services);
         let text = format!("Client {client} closed for overcoming of output buffer limits.");
         services.log.write(Level::Warning, text);
         stats_of(services, &self.session)

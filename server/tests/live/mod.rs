@@ -122,6 +122,16 @@ pub(crate) fn info_numbers(connection: &mut redis::Connection) -> HashMap<String
         .collect()
 }
 
+/// A field of INFO.
+pub(crate) fn info_field(client: &mut Client, name: &str) -> String {
+    let info = client.run("INFO everything").text();
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let value = line.unwrap_or_else(|| panic!("INFO has no {name}"));
+    value.trim().to_owned()
+}
+
 /// A reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
