@@ -45,7 +45,7 @@ fn fork_and_wait(generation: usize) {
         pid => {
             let mut status = 0;
             // A child that waits for a lock would wait for ever.
-            for _ in 0..20_000 {
+            for _ in 0..60_000 {
                 // SAFETY: The status is valid.
                 if unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } == pid {
                     assert_eq!(status, 0, "the child of generation {generation} failed");
