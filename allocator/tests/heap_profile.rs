@@ -271,6 +271,14 @@ fn objects_stay_whole_while_the_profile_goes_on_and_off() {
         return;
     }
     let large_objects = HEAP.stats().arenas.large_objects;
+    // A thread alone, for which no other one turns the profile off: it is found allocating
+    // in several places. How many stacks the threads below add depends on their order.
+    assert!(HEAP.start_heap_profile(1));
+    let mut objects = Vec::new();
+    churn(&mut Numbers(12), &mut objects, 3000);
+    objects.into_iter().for_each(|object| object.free(true));
+    let alone = HEAP.heap_profile_stats();
+    assert!(alone.stacks > 3, "{alone:?}");
     std::thread::scope(|scope| {
         // Objects go on from thread to thread, and threads end with sampled ones in
         // their caches.
@@ -305,7 +313,7 @@ fn objects_stay_whole_while_the_profile_goes_on_and_off() {
     // What the test itself and its threads have left, which std keeps for a while.
     let left = total();
     let stats = HEAP.heap_profile_stats();
-    assert!(stats.stacks > 10 && stats.dropped_samples == 0, "{stats:?}");
+    assert_eq!(stats.dropped_samples, 0, "{stats:?}");
     assert!(stats.live_samples < 200, "{stats:?} {left:?}");
     let large = HEAP.stats().arenas.large_objects;
     assert!(
