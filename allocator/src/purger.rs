@@ -4,7 +4,8 @@
 //! A [tick](Purger::tick) does three things. Once per period, arenas take back what
 //! other threads have freed, and give up what idle classes keep. Then pages go back
 //! that have been free for as long as the decay allows, which is longer than asked
-//! for where purged pages [come straight back](crate::refault). And where the
+//! for where the heap is small or purged pages [come straight back](crate::refault). And
+//! where the
 //! [control group](crate::cgroup) nears its limit, all free pages go at once.
 //!
 //! The purge thread besides [promotes](crate::promotion) dense chunks to huge pages, if
@@ -300,6 +301,7 @@ fn adapt_delay(pages: &mut Pages, now_ms: u64) -> (Change, Option<u64>) {
         purged: counts.purged_total,
         fresh: counts.fresh_total,
         handed: counts.handed_total,
+        resident: counts.resident(),
     };
     let change = pages.refaults.observe(now_ms, totals);
     if change != Change::None {
@@ -311,13 +313,14 @@ fn adapt_delay(pages: &mut Pages, now_ms: u64) -> (Change, Option<u64>) {
 
 /// Pages that may be dirty from one tick to the next. More of them need not wait for
 /// their time: a heap whose sizes change would stay at twice what it holds until the
-/// delay is over. Where purged pages come back, the bound rises with the delay.
+/// delay is over. Where the heap is small, or purged pages come back, the bound rises
+/// with the delay.
 fn dirty_max(pages: &Pages) -> u32 {
     let used = u64::from(pages.source.pages.counts().used);
     let share = used * u64::from(pages.refaults.delay_ms()) / DELAY_MS_OF_WHOLE;
     u32::try_from(share)
         .unwrap_or(u32::MAX)
-        .max(DIRTY_PAGES_LEAST * pages.refaults.factor())
+        .max(DIRTY_PAGES_LEAST * pages.refaults.extension())
 }
 
 fn pause_ns(nanoseconds: u64) {
@@ -358,6 +361,14 @@ mod tests {
                 arenas: ArenaTable::new(1).unwrap(),
                 now_ms: 1_000_000,
             }
+        }
+
+        /// One whose heap is so large that free pages stay no longer than asked for, and
+        /// what makes it so.
+        fn large() -> (Self, *mut u8) {
+            let subject = Self::new();
+            let ballast = subject.allocate(64 * MIB);
+            (subject, ballast)
         }
 
         /// Lets time go on by steps of 10 ms, with a tick in each.
@@ -401,7 +412,7 @@ mod tests {
 
     #[test]
     fn free_pages_go_within_the_delay_and_then_nothing_is_left_to_do() {
-        let mut subject = Subject::new();
+        let (mut subject, ballast) = Subject::large();
         with_files(&NO_LIMIT, || {
             subject.pages.free_large(subject.allocate(12 * MIB));
             subject.pass(10);
@@ -409,6 +420,40 @@ mod tests {
             subject.pass(u64::from(DELAY_MS) + 100);
             assert_eq!(subject.dirty_bytes(), 0);
             assert_eq!(subject.tick(Caller::PurgeThread), None);
+        });
+        subject.pages.free_large(ballast);
+    }
+
+    #[test]
+    fn free_pages_of_a_small_heap_stay_longer() {
+        // The heap's megabytes, and how many times as long as asked for.
+        for (heap, patience) in [(6, 8), (12, 4), (24, 2), (60, 1)] {
+            let mut subject = Subject::new();
+            with_files(&NO_LIMIT, || {
+                // Two of them are free, so there is no excess.
+                let used = subject.allocate((heap - 2) * MIB);
+                subject.pages.free_large(subject.allocate(2 * MIB));
+                let delay_ms = u64::from(DELAY_MS) * patience;
+                subject.pass(delay_ms / 4);
+                assert!(
+                    subject.dirty_bytes() > MIB,
+                    "{heap} {}",
+                    subject.dirty_bytes()
+                );
+                subject.pass(delay_ms * 3 / 4 + 100);
+                assert_eq!(subject.dirty_bytes(), 0, "{heap}");
+                subject.pages.free_large(used);
+            });
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_large_heap_goes_as_soon_as_asked_for() {
+        let mut subject = Subject::new();
+        with_files(&NO_LIMIT, || {
+            subject.pages.free_large(subject.allocate(100 * MIB));
+            subject.pass(u64::from(DELAY_MS) + 200);
+            assert_eq!(subject.dirty_bytes(), 0);
         });
     }
 
@@ -586,7 +631,7 @@ mod tests {
     fn pages_that_come_back_stay_until_the_program_is_idle() {
         // Fewer than may be dirty from one tick to the next, and more.
         for bytes in [5 * MIB, 12 * MIB] {
-            let mut subject = Subject::new();
+            let (mut subject, ballast) = Subject::large();
             with_files(&NO_LIMIT, || {
                 // At first most goes in every round.
                 let first = purged_by_churn(&mut subject, bytes, 1);
@@ -601,6 +646,7 @@ mod tests {
                 assert!(subject.dirty_bytes() > bytes / 6 * 5);
                 subject.pass(200);
                 assert_eq!(subject.dirty_bytes(), 0);
+                subject.pages.free_large(ballast);
             });
         }
     }

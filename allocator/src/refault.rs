@@ -1,7 +1,13 @@
-//! Whether pages that were given back were soon needed again, and how much longer
-//! free pages should stay because of that: a computation on numbers, with the clock
-//! passed in.
+//! How long free pages should stay: a computation on numbers, with the clock passed in.
 //!
+//! The *patience* depends on how large the heap is, or was a while ago. What is kept in
+//! vain weighs by its bytes and by the time; what is missed costs a fault per page,
+//! which is as much for a small heap as for a large one. So free pages of a heap may stay
+//! until bytes times milliseconds reach a fixed product, [`PATIENT_PAGES`] for the delay
+//! that was asked for: those of small heaps up to [`PATIENCE_MAX`] times as long. A
+//! program of a few megabytes that pauses for some seconds goes on as it was before.
+//!
+//! Beyond that it depends on whether pages that were given back were soon needed again.
 //! Time is cut into windows about as long as the purge delay. If at least half of
 //! what was purged in one window was taken from the system again in the next, each of
 //! these pages has cost a fault for nothing, and the delay doubles, up to
@@ -11,8 +17,19 @@
 //! Whoever takes no page for as long as was asked for is idle: free pages need not
 //! wait for it any longer, so an idle program shrinks as if nothing had come back.
 
-/// How many times as long as asked for free pages may stay.
+use crate::units::PAGE_BYTES;
+
+/// How many times as long as asked for free pages may stay because others came back.
 const FACTOR_MAX: u32 = 8;
+
+/// Resident pages of a heap from which on its free pages stay as long as asked for, and
+/// how many times as long those of smaller heaps may stay at most, a power of two.
+const PATIENT_PAGES: u32 = (64 << 20) / PAGE_BYTES as u32;
+const PATIENCE_MAX: u32 = 8;
+
+/// The share of its pages that a heap which has shrunk is taken to have lost after a
+/// window: one in so many.
+const FORGOTTEN_SHARE: u32 = 8;
 
 /// Purged pages that are worth a thought: a mebibyte in a window.
 const PAGES_MIN: u64 = 256;
@@ -32,6 +49,8 @@ pub(crate) struct Totals {
     pub(crate) fresh: u64,
     /// Pages handed out, fresh or not.
     pub(crate) handed: u64,
+    /// Pages with memory behind them at present.
+    pub(crate) resident: u32,
 }
 
 /// What an observation has come to.
@@ -52,7 +71,10 @@ pub(crate) enum Change {
 pub(crate) struct Refaults {
     asked_ms: u32,
     factor: u32,
+    patience: u32,
     calm_windows: u32,
+    /// Pages of the heap, or so many as it had not long ago.
+    largest: u32,
     /// Pages handed out when that last changed, and when that was seen.
     handed: u64,
     handed_ms: u64,
@@ -68,7 +90,9 @@ impl Refaults {
         Refaults {
             asked_ms,
             factor: 1,
+            patience: 1,
             calm_windows: 0,
+            largest: 0,
             handed: 0,
             handed_ms: 0,
             window_start_ms: 0,
@@ -76,6 +100,7 @@ impl Refaults {
                 purged: 0,
                 fresh: 0,
                 handed: 0,
+                resident: 0,
             },
             purged_before: 0,
         }
@@ -83,18 +108,27 @@ impl Refaults {
 
     /// Milliseconds that free pages should stay at present.
     pub(crate) fn delay_ms(&self) -> u32 {
-        self.asked_ms.saturating_mul(self.factor)
+        self.asked_ms.saturating_mul(self.extension())
     }
 
     /// How many times as long as asked for that is.
-    pub(crate) fn factor(&self) -> u32 {
-        self.factor
+    pub(crate) fn extension(&self) -> u32 {
+        self.factor.max(self.patience)
+    }
+
+    fn window_ms(&self) -> u64 {
+        u64::from(self.asked_ms).clamp(WINDOW_MS_MIN, WINDOW_MS_MAX)
+    }
+
+    /// Milliseconds after which a program that takes no page is idle.
+    fn idle_ms(&self) -> u64 {
+        u64::from(self.asked_ms) * u64::from(self.patience)
     }
 
     /// Milliseconds after which to [observe](Self::observe) again at the latest, lest
     /// idleness be seen too late; `None` where it makes no difference.
     pub(crate) fn pause_ms_max(&self) -> Option<u64> {
-        (self.factor > 1).then_some(u64::from(self.asked_ms / 4))
+        (self.factor > self.patience).then_some(u64::from(self.asked_ms / 4))
     }
 
     /// Takes in what has been done until `now_ms`, to be told now and then.
@@ -102,24 +136,31 @@ impl Refaults {
         if totals.handed != self.handed {
             (self.handed, self.handed_ms) = (totals.handed, now_ms);
         }
-        let idle_ms = now_ms.saturating_sub(self.handed_ms);
-        let is_idle = idle_ms >= u64::from(self.asked_ms);
-        if self.factor > 1 && is_idle {
+        let before = self.delay_ms();
+        let elapsed_ms = now_ms.saturating_sub(self.window_start_ms);
+        for _ in 0..(elapsed_ms / self.window_ms()).min(u64::from(8 * FORGOTTEN_SHARE)) {
+            self.largest -= self.largest / FORGOTTEN_SHARE;
+        }
+        self.largest = self.largest.max(totals.resident);
+        self.patience = patience(self.largest);
+        let is_idle = now_ms.saturating_sub(self.handed_ms) >= self.idle_ms();
+        if self.factor > self.patience && is_idle {
             (self.factor, self.calm_windows) = (1, 0);
             return Change::Idle;
         }
-        match self.observe_window(now_ms, totals, is_idle) {
+        self.observe_window(now_ms, totals, is_idle);
+        match self.delay_ms() != before {
             true => Change::Delay,
             false => Change::None,
         }
     }
 
-    /// The same at the end of a window; true where the delay has changed.
-    fn observe_window(&mut self, now_ms: u64, totals: Totals, is_idle: bool) -> bool {
-        let window_ms = u64::from(self.asked_ms).clamp(WINDOW_MS_MIN, WINDOW_MS_MAX);
+    /// The same at the end of a window.
+    fn observe_window(&mut self, now_ms: u64, totals: Totals, is_idle: bool) {
+        let window_ms = self.window_ms();
         let elapsed_ms = now_ms.saturating_sub(self.window_start_ms);
         if elapsed_ms < window_ms {
-            return false;
+            return;
         }
         let purged = totals.purged - self.at_start.purged;
         let fresh = totals.fresh - self.at_start.fresh;
@@ -142,8 +183,14 @@ impl Refaults {
         self.window_start_ms = now_ms;
         self.at_start = totals;
         self.purged_before = purged;
-        self.factor != before
     }
+}
+
+/// How many times as long as asked for free pages of a heap of so many may stay.
+fn patience(pages: u32) -> u32 {
+    let times = (PATIENT_PAGES / pages.max(1)).clamp(1, PATIENCE_MAX);
+    // By powers of two, since with each change the free pages' time begins anew.
+    1 << times.ilog2()
 }
 
 #[cfg(all(test, not(loom)))]
@@ -162,7 +209,10 @@ mod tests {
         fn new(asked_ms: u32) -> Self {
             let mut subject = Self {
                 refaults: Refaults::new(asked_ms),
-                totals: Totals::default(),
+                totals: Totals {
+                    resident: PATIENT_PAGES,
+                    ..Totals::default()
+                },
                 now_ms: 5000,
             };
             assert_eq!(subject.step(0, 0, 0), Change::None);
@@ -258,6 +308,44 @@ mod tests {
     }
 
     #[test]
+    fn the_smaller_the_heap_the_longer_its_free_pages_stay() {
+        const MIB: u32 = (1 << 20) / PAGE_BYTES as u32;
+        let delay_ms = |asked_ms, pages| {
+            let mut refaults = Refaults::new(asked_ms);
+            let totals = Totals {
+                resident: pages,
+                ..Totals::default()
+            };
+            let change = refaults.observe(5000, totals);
+            assert_eq!(change != Change::None, refaults.delay_ms() != asked_ms);
+            refaults.delay_ms()
+        };
+        let delays = [1, 8, 9, 16, 17, 32, 33, 64, 5000].map(|size| delay_ms(1000, size * MIB));
+        assert_eq!(
+            delays,
+            [8000, 8000, 4000, 4000, 2000, 2000, 1000, 1000, 1000]
+        );
+        assert_eq!(delay_ms(0, MIB), 0);
+    }
+
+    #[test]
+    fn a_heap_that_has_shrunk_counts_as_large_for_a_while() {
+        let mut subject = Subject::new(1000);
+        subject.totals.resident = 8 * PATIENT_PAGES;
+        assert_eq!(subject.step(1000, 0, 0), Change::None);
+        subject.totals.resident = 1;
+        for _ in 0..8 {
+            assert_eq!(subject.step(1000, 0, 0), Change::None);
+        }
+        // However seldom it is looked at.
+        assert_eq!(subject.step(60_000, 0, 0), Change::Delay);
+        assert_eq!(subject.refaults.delay_ms(), 8000);
+        subject.totals.resident = PATIENT_PAGES;
+        assert_eq!(subject.step(1, 0, 0), Change::Delay);
+        assert_eq!(subject.refaults.delay_ms(), 1000);
+    }
+
+    #[test]
     fn after_a_long_sleep_nothing_comes_straight_back() {
         let mut subject = Subject::new(1000);
         assert_eq!(subject.step(1000, 9000, 0), Change::None);
@@ -272,20 +360,27 @@ mod tests {
         #[test]
         fn the_delay_has_bounds(
             asked_ms in 0_u32..20_000,
-            steps in prop::collection::vec((0_u64..10_000, 0_u64..5000, 0_u64..5000), 0..60),
+            steps in prop::collection::vec(
+                (0_u64..10_000, 0_u64..5000, 0_u64..5000, 0..2 * PATIENT_PAGES),
+                0..60,
+            ),
         ) {
             let mut subject = Subject::new(asked_ms);
-            for (elapsed_ms, purged, fresh) in steps {
+            for (elapsed_ms, purged, fresh, resident) in steps {
+                subject.totals.resident = resident;
                 let before = subject.refaults.delay_ms();
                 let change = subject.step(elapsed_ms, purged, fresh);
                 let after = subject.refaults.delay_ms();
                 prop_assert_eq!(change != Change::None, after != before);
-                prop_assert!(change != Change::Idle || after == asked_ms);
-                prop_assert!((asked_ms..=asked_ms * FACTOR_MAX).contains(&after));
+                let patient_ms = asked_ms * subject.refaults.patience;
+                prop_assert!(change != Change::Idle || after == patient_ms);
+                prop_assert!((patient_ms..=asked_ms * FACTOR_MAX).contains(&after));
             }
+            subject.totals.resident = 0;
             let _ = subject.step(0, 0, 0);
-            let _ = subject.step(u64::from(asked_ms), 0, 0);
-            prop_assert_eq!(subject.refaults.delay_ms(), asked_ms);
+            let _ = subject.step(u64::from(asked_ms * PATIENCE_MAX), 0, 0);
+            let patient_ms = asked_ms * subject.refaults.patience;
+            prop_assert_eq!(subject.refaults.delay_ms(), patient_ms);
         }
     }
 }

@@ -11,7 +11,7 @@
 //! | name | value | `low` | `server` | `throughput` |
 //! |---|---|---|---|---|
 //! | `profile` | `low`, `server` or `throughput` | | by default | |
-//! | `purge_delay_ms` | 0 to 86400000: milliseconds within which free pages go back to the system; 0 is as soon as possible | 0 | 1000 | 10000 |
+//! | `purge_delay_ms` | 0 to 86400000: milliseconds within which free pages go back to the system, up to 8 times as many where the heap is smaller than 64 MiB or pages come straight back; 0 is as soon as possible | 0 | 1000 | 10000 |
 //! | `background_thread` | `true` or `false`: whether a thread of the heap's gives pages back; else calls of the program do so now and then, and an idle program keeps them | `true` | `true` | `true` |
 //! | `cache_bytes` | 0 to 4194304: most bytes of free objects that a thread keeps at hand, 2 to 16 objects of each size aside | 65536 | 1048576 | 4194304 |
 //! | `huge_pages` | `off`, or `dense`: whether chunks of 2 MiB that have been in use in full for some seconds get huge pages | `off` | `off` | `dense` |
