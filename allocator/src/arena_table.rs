@@ -160,7 +160,7 @@ impl ArenaTable {
         while at < slots.len() {
             let slab = slabs[at];
             // SAFETY: The slab is alive, since the slot is not free yet.
-            let (slot, owner) = unsafe {
+            let (mut slot, owner) = unsafe {
                 (
                     pages.slot_of(slots[at], slab, shape),
                     pages.owner(slab, shape),
@@ -168,12 +168,23 @@ impl ArenaTable {
             };
             at += 1;
             if owner != own {
-                let (word, mask) = pages.remote_word(slab, shape, slot);
+                let (word, mut bits) = pages.remote_word(slab, shape, slot);
+                while at < slots.len() && slabs[at] == slab {
+                    // SAFETY: As above.
+                    slot =
+                        unsafe { pages.slot_beside((slots[at - 1], slot), slots[at], slab, shape) };
+                    let (next, bit) = pages.remote_word(slab, shape, slot);
+                    if next != word || bits & bit != 0 {
+                        break;
+                    }
+                    bits |= bit;
+                    at += 1;
+                }
                 outbox
                     .get_or_insert_with(|| {
                         Outbox::new(pages, |owner| &self.arena(owner).inboxes[class])
                     })
-                    .add(owner, word, mask);
+                    .add(owner, word, bits);
                 continue;
             }
             let bin: &mut Guard<'_, Slabs> =
@@ -183,7 +194,7 @@ impl ArenaTable {
             let first = at - 1;
             while at < slots.len() && slabs[at] == slab {
                 // SAFETY: As above.
-                let slot = unsafe { pages.slot_of(slots[at], slab, shape) };
+                slot = unsafe { pages.slot_beside((slots[at - 1], slot), slots[at], slab, shape) };
                 let bit = 1 << (slot & 63);
                 if slot >> 6 != word || bits & bit != 0 {
                     bin.put(pages, slab, word, bits, count);

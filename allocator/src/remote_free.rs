@@ -203,21 +203,17 @@ impl<'a, W: Words, I: Fn(u16) -> &'a Inbox> Outbox<'a, W, I> {
         }
     }
 
-    /// Frees a slot of the owner's, now or later: its word's number and the mask of
-    /// its bit. Stops the process if the slot is free already, where that is seen.
+    /// Frees slots of the owner's, now or later: their word's number and the mask of
+    /// their bits. Stops the process if one is free already, where that is seen.
     #[inline]
-    pub(crate) fn add(&mut self, owner: u16, word: u32, slot: u64) {
+    pub(crate) fn add(&mut self, owner: u16, word: u32, slots: u64) {
         // Records are at least 48 bytes long, in units of 16.
         let entry = &mut self.pending[word as usize / 2 % OUTBOX_WORDS];
-        if entry.word == word && entry.slots & slot == 0 {
-            entry.slots |= slot;
+        if entry.word == word && entry.slots & slots == 0 {
+            entry.slots |= slots;
             return;
         }
-        let new = Pending {
-            slots: slot,
-            word,
-            owner,
-        };
+        let new = Pending { slots, word, owner };
         let old = core::mem::replace(entry, new);
         if old.slots != 0 {
             self.publish(old);

@@ -251,6 +251,28 @@ impl SharedPages {
         slot
     }
 
+    /// The same, given another object of the slab and its slot: what is freed in the order
+    /// of addresses takes no division.
+    ///
+    /// # Safety
+    ///
+    /// As for [`slot_of`](Self::slot_of).
+    #[inline(always)]
+    pub(crate) unsafe fn slot_beside(
+        &self,
+        (other, other_slot): (*const u8, u32),
+        object: *const u8,
+        slab: SlabId,
+        class: &SizeClass,
+    ) -> u32 {
+        let is_next = object.addr() == other.addr() + class.size as usize;
+        if is_next && other_slot + 1 < u32::from(class.slots) {
+            return other_slot + 1;
+        }
+        // SAFETY: Passed on to the caller.
+        unsafe { self.slot_of(object, slab, class) }
+    }
+
     /// Stops the process because a slot of the slab was freed twice.
     ///
     /// # Safety
