@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! cargo run --release -p slabkv-benches --example observation_cost -- \
-//!   [--pages 1] [--unread 0] [--set DIRECTIVE=OFF,ON]... [--pairs 10] [--seconds 3] [--keys 1000000] [--port 7670]
+//!   [--pages 1] [--unread 0] [--set DIRECTIVE=OFF,ON]... [--pairs 10] [--seconds 1] [--keys 1000000] [--port 7670]
 //! ```
 //!
-//! On is, without `--set`, that a page is open, or so many, of which some never read: each a connection to `/events`,
-//! and one of them has a chunk enlarged. With `--set` it is that directives have other values, and no page is open.
+//! Two things are measured, one after the other: what is observed by default, against nothing that can be turned off;
+//! and that a page is open, or so many, of which some never read: each a connection to `/events`, and one of them has a
+//! chunk enlarged. With `--set` it is neither, but that directives have other values.
 //!
-//! The server is built and started once, with its defaults, and filled. A pair is the same load off and on, the next
-//! pair on and off; what it says is the mean of the ratios and where it lies with 95% certainty, by the pairs' spread.
+//! The server is built and started once, with its defaults, and filled. A pair is the same load off and on, or on and
+//! off, as chance has it, a second of each, in which a page gets one event; what it says is the mean of the ratios and
+//! where it lies with 95% certainty, by the pairs' spread. Ten pairs of all loads take a little over a minute and a half.
 //! Meanwhile a connection sends a PING each millisecond.
 
 use std::io::{Read, Write};
@@ -26,7 +28,13 @@ const VALUE_BYTES: usize = 100;
 /// Requests of each connection, sent in turn.
 const REQUESTS: usize = 32;
 /// After something was turned on or off.
-const SETTLE: Duration = Duration::from_millis(1500);
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// What is observed by default and can be turned off: a directive, its value for off and its default.
+const OBSERVATION: [[&str; 3]; 2] = [
+    ["slowlog-log-slower-than", "-1", "10000"],
+    ["latency-tracking", "no", "yes"],
+];
 
 /// What the command line asks for.
 struct Options {
@@ -46,7 +54,7 @@ impl Options {
             unread: 0,
             directives: Vec::new(),
             pairs: 10,
-            seconds: 3.0,
+            seconds: 1.0,
             keys: 1_000_000,
             port: 7670,
         };
@@ -72,6 +80,14 @@ impl Options {
         }
         options
     }
+}
+
+/// What is turned on and off.
+enum Observed<'o> {
+    /// So many pages, of which some never read.
+    Pages { count: usize, unread: usize },
+    /// Directives, each with its values for off and on.
+    Directives(Vec<[&'o str; 3]>),
 }
 
 /// Open pages, which are closed with this value. Those that are read are read by a thread.
@@ -288,21 +304,131 @@ fn fill(server: &Server, keys: usize) {
 }
 
 /// Turns on what is measured, or off.
-fn turn(on: bool, options: &Options, control: &mut Connection, pages: &mut Option<Pages>) {
+fn turn(
+    on: bool,
+    observed: &Observed<'_>,
+    port: u16,
+    control: &mut Connection,
+    pages: &mut Option<Pages>,
+) {
     if let Some(open) = pages.take() {
         let events = open.close();
         assert!(events > 0, "the page got no event");
     }
-    for [name, off_value, on_value] in &options.directives {
-        let value = if on { on_value } else { off_value };
-        let line = format!("CONFIG SET {name} {value}");
-        let done = control.run(&line);
-        done.unwrap_or_else(|error| panic!("{line}: {error}"));
-    }
-    if on && options.directives.is_empty() {
-        *pages = Some(Pages::open(options.port + 1, options.pages, options.unread));
+    match observed {
+        Observed::Directives(directives) => {
+            for [name, off_value, on_value] in directives {
+                let value = if on { on_value } else { off_value };
+                let line = format!("CONFIG SET {name} {value}");
+                let done = control.run(&line);
+                done.unwrap_or_else(|error| panic!("{line}: {error}"));
+            }
+        }
+        Observed::Pages { count, unread } if on => {
+            *pages = Some(Pages::open(port, *count, *unread));
+        }
+        Observed::Pages { .. } => {}
     }
     std::thread::sleep(SETTLE);
+}
+
+/// Measures in pairs, and prints what came of it.
+fn compare(
+    title: &str,
+    observed: &Observed<'_>,
+    server: &Server,
+    connections: &mut [Connection],
+    options: &Options,
+) {
+    let mut control = server.connect();
+    let mut pages = None;
+    let mut chance = Random(std::process::id().into());
+    // By load: figures off and on of each pair.
+    let mut all: Vec<Vec<[Figures; 2]>> = LOADS.iter().map(|_| Vec::new()).collect();
+    let mut resident = [0.0_f64; 2];
+    for pair in 0..options.pairs {
+        eprintln!("{title}: pair {} of {}", pair + 1, options.pairs);
+        for (load, pairs) in LOADS.iter().zip(&mut all) {
+            let mut measure = |on: bool| -> Figures {
+                turn(on, observed, options.port + 1, &mut control, &mut pages);
+                let figures = run(server, connections, load, options);
+                resident[usize::from(on)] = server.memory("VmRSS");
+                figures
+            };
+            // One right after the other, so that both meet the same neighbours on the machine.
+            pairs.push(if chance.below(2) == 1 {
+                let on = measure(true);
+                [measure(false), on]
+            } else {
+                [measure(false), measure(true)]
+            });
+        }
+    }
+    // As it was at the start: no page, and the defaults.
+    let at_rest = matches!(observed, Observed::Directives(_));
+    turn(
+        at_rest,
+        observed,
+        options.port + 1,
+        &mut control,
+        &mut pages,
+    );
+    print(title, &mut all, resident, server.memory("VmRSS"));
+}
+
+fn print(title: &str, all: &mut [Vec<[Figures; 2]>], resident: [f64; 2], in_the_end: f64) {
+    println!(
+        "\n| {title} | commands/s off | on | change, 95% | CPU of a command | PING p99, p99.9 off | on |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let page = [0, 1].map(|side| {
+        let figures = all.iter().flatten().map(|pair| pair[side].page_percent);
+        figures.sum::<f64>() / all.iter().flatten().count() as f64
+    });
+    let ratios = |pairs: &[[Figures; 2]], of: fn(&Figures) -> f64| -> Vec<f64> {
+        pairs.iter().map(|[off, on]| of(on) / of(off)).collect()
+    };
+    let said = |ratios: &[f64]| {
+        let (change, error) = change(ratios);
+        format!("{change:+.2}% ± {error:.2}")
+    };
+    let figures: [fn(&Figures) -> f64; 2] = [|f| f.commands_per_second, |f| f.cpu_us];
+    // The mean of the loads of a pair counts as one figure.
+    let [speed, cpu] = figures.map(|of| {
+        let by_load: Vec<Vec<f64>> = all.iter().map(|pairs| ratios(pairs, of)).collect();
+        let mean = |pair: usize| {
+            let logs: f64 = by_load.iter().map(|ratios| ratios[pair].ln()).sum();
+            (logs / by_load.len() as f64).exp()
+        };
+        said(&(0..by_load[0].len()).map(mean).collect::<Vec<_>>())
+    });
+    for (load, pairs) in LOADS.iter().zip(all) {
+        let mean = |side: usize| {
+            let figures = pairs.iter().map(|pair| pair[side].commands_per_second);
+            figures.sum::<f64>() / pairs.len() as f64
+        };
+        let (off, on) = (mean(0), mean(1));
+        let [speed, cpu] = figures.map(|of| said(&ratios(pairs, of)));
+        let [pings_off, pings_on] = [0, 1].map(|side: usize| {
+            let sides = pairs.iter_mut().map(|pair| &mut pair[side].pings);
+            let mut pings: Vec<f64> = sides.flat_map(std::mem::take).collect();
+            let [p99, p999] = [0.99, 0.999].map(|share| percentile(&mut pings, share));
+            format!("{p99:.0}, {p999:.0} µs")
+        });
+        println!(
+            "| {} | {off:.0} | {on:.0} | {speed} | {cpu} | {pings_off} | {pings_on} |",
+            load.name
+        );
+    }
+    println!("| all of them | | | {speed} | {cpu} | | |");
+    println!(
+        "\nThe thread for pages: {:.2}% of a core off, {:.2}% on.",
+        page[0], page[1]
+    );
+    println!(
+        "Resident: {:.1} MB off, {:.1} MB on, {in_the_end:.1} MB in the end.",
+        resident[0], resident[1],
+    );
 }
 
 fn main() {
@@ -312,74 +438,21 @@ fn main() {
     program.args(["--http-port", &(options.port + 1).to_string()]);
     let server = Server::launch(program, options.port);
     fill(&server, options.keys);
-    let mut control = server.connect();
     let mut connections: Vec<Connection> = (0..CONNECTIONS).map(|_| server.connect()).collect();
-    let mut pages = None;
-    // By load: figures off and on of each pair.
-    let mut all: Vec<Vec<[Figures; 2]>> = LOADS.iter().map(|_| Vec::new()).collect();
-    let mut resident = [0.0_f64; 2];
-    for pair in 0..options.pairs {
-        eprintln!("pair {} of {}", pair + 1, options.pairs);
-        let mut measure = |on: bool| -> Vec<Figures> {
-            turn(on, &options, &mut control, &mut pages);
-            let run = |load| run(&server, &mut connections, load, &options);
-            let figures = LOADS.iter().map(run).collect();
-            resident[usize::from(on)] = server.memory("VmRSS");
-            figures
-        };
-        let first_on = pair % 2 == 1;
-        let first = measure(first_on);
-        let second = measure(!first_on);
-        let (off, on) = if first_on {
-            (second, first)
-        } else {
-            (first, second)
-        };
-        for ((load, off), on) in all.iter_mut().zip(off).zip(on) {
-            load.push([off, on]);
-        }
-    }
-    turn(false, &options, &mut control, &mut pages);
-    println!(
-        "| | commands/s off | on | change, 95% | CPU of a command | PING p99, p99.9 off | on |"
-    );
-    println!("|---|---|---|---|---|---|---|");
-    for (load, pairs) in LOADS.iter().zip(&mut all) {
-        let mean = |side: usize| {
-            let figures = pairs.iter().map(|pair| pair[side].commands_per_second);
-            figures.sum::<f64>() / pairs.len() as f64
-        };
-        let ratios = |of: fn(&Figures) -> f64| -> String {
-            let ratios: Vec<f64> = pairs.iter().map(|[off, on]| of(on) / of(off)).collect();
-            let (change, error) = change(&ratios);
-            format!("{change:+.2}% ± {error:.2}")
-        };
-        let (speed, cpu) = (ratios(|f| f.commands_per_second), ratios(|f| f.cpu_us));
-        let (off, on) = (mean(0), mean(1));
-        let mut pings = |side: usize| {
-            let sides = pairs.iter_mut().map(|pair| &mut pair[side].pings);
-            let mut pings: Vec<f64> = sides.flat_map(std::mem::take).collect();
-            let [p99, p999] = [0.99, 0.999].map(|share| percentile(&mut pings, share));
-            format!("{p99:.0}, {p999:.0} µs")
-        };
-        let (pings_off, pings_on) = (pings(0), pings(1));
-        println!(
-            "| {} | {off:.0} | {on:.0} | {speed} | {cpu} | {pings_off} | {pings_on} |",
-            load.name
+    let given = options.directives.iter();
+    let given: Vec<_> = given
+        .map(|words| words.each_ref().map(String::as_str))
+        .collect();
+    let mut compare =
+        |title, observed| compare(title, &observed, &server, &mut connections, &options);
+    if given.is_empty() {
+        compare(
+            "what is observed by default",
+            Observed::Directives(OBSERVATION.to_vec()),
         );
+        let (count, unread) = (options.pages, options.unread);
+        compare("open pages", Observed::Pages { count, unread });
+    } else {
+        compare("directives", Observed::Directives(given));
     }
-    let page = [0, 1].map(|side| {
-        let figures = all.iter().flatten().map(|pair| pair[side].page_percent);
-        figures.sum::<f64>() / (LOADS.len() * options.pairs) as f64
-    });
-    println!(
-        "\nThe thread for pages: {:.2}% of a core off, {:.2}% on.",
-        page[0], page[1]
-    );
-    println!(
-        "Resident: {:.1} MB off, {:.1} MB on, {:.1} MB in the end.",
-        resident[0],
-        resident[1],
-        server.memory("VmRSS")
-    );
 }
