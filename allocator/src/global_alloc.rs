@@ -19,8 +19,8 @@ use core::alloc::{GlobalAlloc, Layout};
 ///
 /// All values of this type stand for one heap: objects of one may be freed by
 /// another. Free memory goes back to the system within about a second, and within eight
-/// where the heap is small, also while the process is idle: a background thread, which is started when there is
-/// something to give back for the first time, sees to it.
+/// where the heap is small, also while the process is idle: a background thread, which
+/// is started when there is something to give back for the first time, sees to it.
 ///
 /// Running out of memory gives null. A double free, and a free with a wrong size
 /// or of a pointer that the heap does not know, stop the process where they are
