@@ -1,10 +1,11 @@
 //! The keyspace in process: `cargo bench --bench keyspace [-- WHAT ...]`.
 //!
 //! `ops` nanoseconds per operation on a million keys; `bytes` memory per key from one to two million
-//! keys; `map` how long a look at a chunk for the heap map takes; `evacuate` the cost of moving; `recover` what is resident after most or all keys were
-//! deleted, and how soon; `changing` the workloads W1 to W8 of "Log-structured Memory for DRAM-based
-//! Storage" (FAST '14, Table 1). Without WHAT, all of them. `SHARDS`, `KEYS`, `LIVE_MB` and `MAP_MB` in the
-//! environment change the sizes.
+//! keys; `map` how long a look at a chunk for the heap map takes; `evacuate` the cost of moving;
+//! `recover` what is resident after most or all keys were deleted, and how soon; `changing` the
+//! workloads W1 to W8 of "Log-structured Memory for DRAM-based Storage" (FAST '14, Table 1). Without
+//! WHAT, all of them. `SHARDS`, `KEYS`, `FILL_MB`, `LIVE_MB` and `MAP_MB` in the environment change
+//! the sizes; `--test` has all of them run on small heaps.
 
 use std::env;
 use std::fs;
@@ -21,6 +22,12 @@ fn setting(name: &str, default: usize) -> usize {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(default)
+}
+
+/// The same for the size of a heap, which is small by default in a smoke run.
+fn size_setting(name: &str, default: usize) -> usize {
+    let is_smoke_run = env::args().any(|argument| argument == "--test");
+    setting(name, if is_smoke_run { default / 20 } else { default })
 }
 
 /// Resident bytes of the process.
@@ -140,7 +147,7 @@ fn per_op(count: u64, mut op: impl FnMut(u64)) -> f64 {
 }
 
 fn ops() {
-    let keys = setting("KEYS", 1_000_000) as u64;
+    let keys = size_setting("KEYS", 1_000_000) as u64;
     for bytes in [16, 100] {
         let keyspace = keyspace(1);
         let value = vec![b'x'; bytes];
@@ -300,12 +307,13 @@ impl Live {
 
 fn recover() {
     for (what, share) in [("90 %", 0.1), ("all", 0.0)] {
+        let fill_bytes = size_setting("FILL_MB", 500) as u64 * 1_000_000;
         let mut live = Live::with_room(2_500_000);
         let mut random = Random(2);
         let value = vec![b'x'; 400];
         let empty = resident();
         let keyspace = keyspace(4);
-        while live.bytes < setting("FILL_MB", 500) as u64 * 1_000_000 {
+        while live.bytes < fill_bytes {
             let length = random.range((100, 400)) as usize;
             live.set(&keyspace, &value[..length]);
             if live.next.is_multiple_of(32) {
@@ -417,7 +425,7 @@ const WORKLOADS: [Workload; 8] = [
 ];
 
 fn changing() {
-    let cap = setting("LIVE_MB", 100) as u64 * 1_000_000;
+    let cap = size_setting("LIVE_MB", 100) as u64 * 1_000_000;
     let (mut peaks, mut ends) = (0.0, 0.0);
     let only = env::var("ONLY").unwrap_or_default();
     let mut count = 0.0;
@@ -540,7 +548,7 @@ fn look_at_chunks(keyspace: &Keyspace, what: &str) {
 }
 
 fn map() {
-    let bytes = (setting("MAP_MB", 256) as u64) << 20;
+    let bytes = (size_setting("MAP_MB", 256) as u64) << 20;
     let now_ms = clock::now_ms();
     // Slots of 24 bytes, and of all sizes.
     for (what, most) in [("smallest slots", 1), ("values to 4000 B", 4000)] {
