@@ -224,5 +224,28 @@ fn a_key_is_explained() {
     assert!((1..=figure("slab_slots")).contains(&figure("slab_live")));
     let text = client.run("DEBUG OBJECT large").text();
     assert!(text.contains(" pages:13"), "{text}");
-    assert!(client.run("MEMORY USAGE small").integer() > 108);
+    let whole = client.run("MEMORY USAGE small").integer();
+    assert!(whole > 108);
+
+    let mut explained = |key: &str| -> Vec<(String, i64)> {
+        let reply = client.run(&format!("MEMORY USAGE {key} SAMPLES 5 WHERE"));
+        let pairs = reply.elements().chunks(2);
+        pairs
+            .map(|pair| (pair[0].text(), pair[1].integer()))
+            .collect()
+    };
+    let small = explained("small");
+    let figure_of = |name: &str| small.iter().find(|(part, _)| part == name).expect(name).1;
+    assert_eq!((small[0].0.as_str(), small[0].1), ("total-bytes", whole));
+    let parts = &small[1..6];
+    assert_eq!(parts.iter().map(|(_, bytes)| bytes).sum::<i64>(), whole);
+    assert_eq!((figure_of("key-bytes"), figure_of("value-bytes")), (5, 100));
+    assert_eq!(figure_of("slot-bytes"), figure("class") as i64);
+    assert_eq!(figure_of("slab"), figure("slab") as i64);
+    assert_eq!(figure_of("slab-slots"), figure("slab_slots") as i64);
+    assert!((1..=figure_of("slab-slots")).contains(&figure_of("slab-live")));
+    assert_eq!(explained("large").last(), Some(&("pages".to_owned(), 13)));
+    assert_eq!(client.run("MEMORY USAGE missing WHERE"), Value::Null);
+    let wrong = client.run("MEMORY USAGE small WHERE SAMPLES");
+    assert_eq!(wrong, live::error("ERR syntax error"));
 }

@@ -46,6 +46,12 @@ impl Usage {
     pub fn total_bytes(&self) -> usize {
         self.slot_bytes + self.table_bytes
     }
+
+    /// What of the slot or the page run is not used.
+    #[must_use]
+    pub fn rounding_bytes(&self) -> usize {
+        self.slot_bytes - self.key_bytes - self.value_bytes - self.header_bytes
+    }
 }
 
 /// What holds the entry of one key.

@@ -189,14 +189,13 @@ fn object(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
         Some(Home::Pages { pages }) => format!("pages:{pages}"),
         None => String::new(),
     };
-    let entry_bytes = usage.key_bytes + usage.value_bytes + usage.header_bytes;
-    let waste = usage.slot_bytes - entry_bytes;
+    let rounding = usage.rounding_bytes();
     let encoding = db.encoding(&key).map_or("", kvstore::Encoding::name);
     let idle = db.idle_seconds(&key).unwrap_or(0);
     let used = (ctx.now_ms / 1000).saturating_sub(idle) & 0xff_ffff;
     let text = format!(
         "Value at:{:#x} refcount:1 encoding:{encoding} serializedlength:{} lru:{used} lru_seconds_idle:{idle} \
-         slot:{} total:{} rounding:{waste} {home}",
+         slot:{} total:{} rounding:{rounding} {home}",
         key.hash().get(),
         usage.value_bytes + 1,
         usage.slot_bytes,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kvstore::{ClassForecast, PAGE_BYTES};
+use kvstore::{ClassForecast, Home, PAGE_BYTES, Usage};
 
 use crate::clock::uptime;
 use crate::commands::CommandResult;
@@ -18,10 +18,16 @@ use crate::observe::memory::{MemoryReport, human};
 use crate::process;
 use crate::resp::reply::Reply;
 
-/// `MEMORY USAGE key [SAMPLES count]`
+/// `MEMORY USAGE key [SAMPLES count] [WHERE]`
 pub(crate) fn usage(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
     let mut at = 3;
+    let mut tells_where = false;
     while at < args.len() {
+        if args.is(at, "where") {
+            tells_where = true;
+            at += 1;
+            continue;
+        }
         if !args.is(at, "samples") || at + 1 >= args.len() {
             return Err(CommandError::SYNTAX);
         }
@@ -30,11 +36,46 @@ pub(crate) fn usage(ctx: &mut Context<'_>, args: Args<'_>) -> CommandResult {
         }
         at += 2;
     }
-    match ctx.db().usage(&args.key(0)) {
+    let key = args.key(0);
+    match ctx.db().usage(&key) {
+        Some(usage) if tells_where => {
+            let home = ctx.db().home(&key);
+            write_whereabouts(ctx.reply, &usage, home);
+        }
         Some(usage) => ctx.reply.count(usage.total_bytes()),
         None => ctx.reply.null(),
     }
     Ok(())
+}
+
+/// What the bytes of a key are, and what holds them.
+fn write_whereabouts(reply: &mut Reply, usage: &Usage, home: Option<Home>) {
+    let parts = [
+        ("total-bytes", usage.total_bytes() as u64),
+        ("key-bytes", usage.key_bytes as u64),
+        ("value-bytes", usage.value_bytes as u64),
+        ("header-bytes", usage.header_bytes as u64),
+        ("rounding-bytes", usage.rounding_bytes() as u64),
+        ("table-bytes", usage.table_bytes as u64),
+    ];
+    let place: &[(&str, u64)] = match home {
+        Some(Home::Slab {
+            start_page,
+            slot_bytes,
+            slots,
+            live,
+        }) => &[
+            ("slot-bytes", slot_bytes.into()),
+            ("slab", start_page.into()),
+            ("slab-slots", slots.into()),
+            ("slab-live", live.into()),
+        ],
+        Some(Home::Pages { pages }) => &[("pages", pages.into())],
+        None => &[],
+    };
+    reply.map(parts.len() + place.len());
+    write_numbers(reply, &parts);
+    write_numbers(reply, place);
 }
 
 /// `MEMORY STATS [JSON]`, with all shards locked.

@@ -278,7 +278,7 @@ const MEMORY: &[CommandSpec] = &[
         flags: flags("readonly"),
         keys: &[key(2, "ro")],
         summary: "Returns how much memory a key takes.",
-        syntax: "key [SAMPLES count]",
+        syntax: "key [SAMPLES count] [WHERE]",
         tips: &[],
         locking: Locking::Keys,
         ..about_memory("usage", memory::usage)
