@@ -5,8 +5,7 @@
 //! other threads have freed, and give up what idle classes keep. Then pages go back
 //! that have been free for as long as the decay allows, which is longer than asked
 //! for where the heap is small or purged pages [come straight back](crate::refault). And
-//! where the
-//! [control group](crate::cgroup) nears its limit, all free pages go at once.
+//! where the [control group](crate::cgroup) nears its limit, all free pages go at once.
 //!
 //! The purge thread besides [promotes](crate::promotion) dense chunks to huge pages, if
 //! that is wanted, a few per tick.

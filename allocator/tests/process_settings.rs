@@ -136,11 +136,11 @@ fn without_the_thread_pages_go_back_in_calls_alone() {
     const NAME: &str = "without_the_thread_pages_go_back_in_calls_alone";
     if is_child() {
         // Nothing is due before all is free, however long that takes.
-        still_clock::hold();
+        let held = still_clock::hold();
         make_dirty();
         let dirty = dirty_bytes();
         assert!(dirty > 4 << 20, "{dirty}");
-        still_clock::release();
+        drop(held);
         std::thread::sleep(Duration::from_millis(300));
         // Before anything else is called, which might give them back.
         assert_eq!(dirty_bytes(), dirty);
@@ -171,7 +171,7 @@ fn without_the_thread_pages_go_back_in_calls_alone() {
 fn what_a_thread_kept_before_a_long_sleep_goes_when_it_wakes() {
     const NAME: &str = "what_a_thread_kept_before_a_long_sleep_goes_when_it_wakes";
     if is_child() {
-        still_clock::hold();
+        let _held = still_clock::hold();
         let (wake, woken) = std::sync::mpsc::channel::<()>();
         let (slept, asleep) = std::sync::mpsc::channel::<()>();
         let sleeper = std::thread::spawn(move || {
@@ -215,7 +215,7 @@ fn what_a_thread_kept_before_a_long_sleep_goes_when_it_wakes() {
 fn a_smaller_cache_keeps_less() {
     const NAME: &str = "a_smaller_cache_keeps_less";
     if is_child() {
-        still_clock::hold();
+        let _held = still_clock::hold();
         let objects: Vec<_> = (0..200_000).map(|at| vec![0_u8; 16 + at % 1000]).collect();
         drop(objects);
         println!("answer {}", ALLOCATOR.stats().cached_bytes);
@@ -235,7 +235,7 @@ fn a_smaller_cache_keeps_less() {
 fn a_heap_that_was_freed_at_random_leaves_a_small_cache() {
     const NAME: &str = "a_heap_that_was_freed_at_random_leaves_a_small_cache";
     if is_child() {
-        still_clock::hold();
+        let _held = still_clock::hold();
         let mut random = 1_usize;
         let mut below = |bound: usize| {
             random = random
@@ -253,6 +253,6 @@ fn a_heap_that_was_freed_at_random_leaves_a_small_cache() {
     }
     let output = child(NAME, "background_thread:false");
     let cached: usize = answer(&output).parse().unwrap();
-    // About what any heap may keep; it was a third more where the budget stayed behind.
+    // About what any heap may keep; a third more where the budget stays behind.
     assert!(cached < 384 << 10, "{cached}");
 }
