@@ -10,6 +10,7 @@ pub(crate) use on::*;
 mod off {
     use crate::process::Process;
     use crate::size_class::GENERAL;
+    use crate::thread_cache::StackPlace;
 
     /// Hands a slot of the class, or null, to the program, which asked for `size` bytes.
     #[inline(always)]
@@ -17,7 +18,8 @@ mod off {
         slot
     }
 
-    /// Takes an object of the class back and passes to `keep` what may be allocated again.
+    /// Takes an object back, whose class's place this is, and passes to `keep` what may be
+    /// allocated again. A large object, whose place is none of a class, passes as it is.
     ///
     /// # Safety
     ///
@@ -25,11 +27,11 @@ mod off {
     #[inline(always)]
     pub(crate) unsafe fn take_back(
         object: *mut u8,
-        class: usize,
+        place: StackPlace,
         _size: Option<usize>,
-        mut keep: impl FnMut(*mut u8, usize),
+        mut keep: impl FnMut(*mut u8, StackPlace),
     ) {
-        keep(object, class);
+        keep(object, place);
     }
 
     /// Bytes of an object of the class that the program may use.
@@ -87,6 +89,7 @@ mod on {
     use crate::shared_pages::SharedPages;
     use crate::size_class::{GENERAL, SizeClass};
     use crate::thread;
+    use crate::thread_cache::StackPlace;
     use crate::units::PAGE_BYTES;
 
     const OVERRUN: &str = "write beyond the end of an object";
@@ -176,10 +179,14 @@ mod on {
 
     pub(crate) unsafe fn take_back(
         object: *mut u8,
-        class: usize,
+        place: StackPlace,
         size: Option<usize>,
-        mut keep: impl FnMut(*mut u8, usize),
+        mut keep: impl FnMut(*mut u8, StackPlace),
     ) {
+        if !place.names_class() {
+            return keep(object, place);
+        }
+        let class = place.class();
         let Slot {
             ledger,
             number,
@@ -198,9 +205,9 @@ mod on {
             Some(pages) => thread
                 .quarantine
                 .admit(object.addr(), class, |address, class| {
-                    keep(pages.pointer(address), class)
+                    keep(pages.pointer(address), StackPlace::of_class(class))
                 }),
-            None => keep(object, class),
+            None => keep(object, place),
         }
     }
 

@@ -12,12 +12,12 @@ use crate::custody;
 use crate::fatal::{WRONG_SIZE, fatal, misuse};
 use crate::hardened::{SEAL_BYTES, SLOTS_ARE_ZERO};
 use crate::heap_profile::PROFILE;
-use crate::page_map::{LARGE_HEAD, SAMPLED_HEAD};
+use crate::page_map::{LARGE_HEAD, SAMPLED_HEAD, class_of_entry};
 use crate::process::Process;
-use crate::process_arena::CLASSES;
 use crate::profiled;
 use crate::size_class::GENERAL;
 use crate::thread::{self, Thread};
+use crate::thread_cache::StackPlace;
 use crate::units::{PAGE_BYTES, pages_for};
 use core::ptr;
 
@@ -43,20 +43,19 @@ pub(crate) fn allocate(size: usize, align: usize) -> *mut u8 {
     if rounded > SMALL_MAX {
         return allocate_large(size, align);
     }
-    allocate_small(GENERAL.class_of(rounded), size)
+    allocate_small(StackPlace::of_class(GENERAL.class_of(rounded)), size)
 }
 
-/// Allocates `size` bytes in a slot of the class, which exists and has room for them and
-/// a seal.
+/// Allocates `size` bytes in a slot of the class whose place this is, which has room for
+/// them and a seal.
 #[inline(always)]
-pub(crate) fn allocate_small(class: usize, size: usize) -> *mut u8 {
-    debug_assert!(class < CLASSES);
-    // SAFETY: The class exists, and the cache is the calling thread's.
-    let slot = match unsafe { thread::current().cache.pop(class) } {
+pub(crate) fn allocate_small(place: StackPlace, size: usize) -> *mut u8 {
+    // SAFETY: The cache is the calling thread's.
+    let slot = match unsafe { thread::current().cache.pop(place) } {
         Some(slot) => slot.as_ptr(),
-        None => allocate_slow(class),
+        None => allocate_slow(place),
     };
-    custody::hand_out(slot, class, size)
+    custody::hand_out(slot, place.class(), size)
 }
 
 /// The same, with the first `size` bytes zero.
@@ -87,52 +86,72 @@ pub(crate) unsafe fn free(object: *mut u8, size: usize, align: usize) {
         return unsafe { free_large_sized(object, size) };
     }
     // SAFETY: Passed on to the caller.
-    unsafe { free_small(object, GENERAL.class_of(rounded), Some(size)) };
+    unsafe {
+        free_small(
+            object,
+            StackPlace::of_class(GENERAL.class_of(rounded)),
+            Some(size),
+        )
+    };
 }
 
-/// Frees an object of the class, and of this size, if the caller knows it.
+/// Frees an object of the class whose place this is, and of this size, if the caller
+/// knows it.
 ///
 /// # Safety
 ///
 /// As for [`free`], and the object is of the class.
 #[inline(always)]
-pub(crate) unsafe fn free_small(object: *mut u8, class: usize, size: Option<usize>) {
+pub(crate) unsafe fn free_small(object: *mut u8, place: StackPlace, size: Option<usize>) {
     // SAFETY: The object was allocated, so the heap exists.
-    if cfg!(debug_assertions) && !unsafe { is_of_class(object, class) || is_sampled(object) } {
-        misuse(WRONG_SIZE, object.addr(), GENERAL.class(class).size);
+    if cfg!(debug_assertions) && !unsafe { is_of_class(object, place) || is_sampled(object) } {
+        misuse(WRONG_SIZE, object.addr(), GENERAL.class(place.class()).size);
     }
-    // SAFETY: The class exists, the cache is the calling thread's, and the caller
-    // gives the object away.
+    // SAFETY: Passed on to the caller.
+    unsafe { free_at(object, place, size) };
+}
+
+/// # Safety
+///
+/// As for [`free_small`], or the place is none of a class, and the object no slot.
+#[inline(always)]
+unsafe fn free_at(object: *mut u8, place: StackPlace, size: Option<usize>) {
+    // SAFETY: The cache is the calling thread's, and the caller gives the object away.
     unsafe {
-        custody::take_back(object, class, size, |slot, class| {
-            if !thread::current().cache.push(class, slot) {
-                free_slow(slot, class);
+        custody::take_back(object, place, size, |slot, place| {
+            if !thread::current().cache.push(place, slot) {
+                free_slow(slot, place);
             }
         });
     }
 }
 
-/// Frees an object whose size its owner does not know. Stops the process where it
-/// lies outside of the heap.
+/// Frees an object whose size its owner does not know. Null is nothing to free. Stops the
+/// process where the object lies outside of the heap.
 ///
 /// # Safety
 ///
-/// The object was allocated by this heap and is not used any more.
-#[inline]
+/// The object is null, or was allocated by this heap and is not used any more.
+#[inline(always)]
 pub(crate) unsafe fn free_unsized(object: *mut u8) {
-    // SAFETY: The object exists, and so does the heap.
+    // SAFETY: Nothing but where the heap lies is asked, which is nowhere before it exists.
     let process = unsafe { Process::get_unchecked() };
     if !process.pages.contains(object) {
-        not_allocated(object);
+        return pass_null(object);
     }
-    // SAFETY: The object is live.
-    let entry = unsafe { process.pages.class_entry(object) };
-    if usize::from(entry.wrapping_sub(1)) < CLASSES {
-        // SAFETY: The page map names the object's class.
-        unsafe { free_small(object, usize::from(entry) - 1, None) };
-    } else {
-        // SAFETY: Passed on to the caller.
-        unsafe { free_large(object) };
+    // SAFETY: The object is live, and the page map tells what is there.
+    unsafe {
+        let entry = process.pages.class_entry(object);
+        free_at(object, StackPlace::of_entry(entry), None);
+    }
+}
+
+/// Stops the process unless the object, which lies outside of the heap, is null.
+#[cold]
+#[inline(never)]
+fn pass_null(object: *mut u8) {
+    if !object.is_null() {
+        not_allocated(object);
     }
 }
 
@@ -163,10 +182,10 @@ pub(crate) unsafe fn usable_size(object: *const u8) -> usize {
         match process.pages.class_entry(object) {
             LARGE_HEAD => custody::large_usable_size(process, object),
             SAMPLED_HEAD => PROFILE.bytes(&process.pages, object),
-            entry if usize::from(entry.wrapping_sub(1)) < CLASSES => {
-                custody::usable_size(object, usize::from(entry) - 1)
-            }
-            _ => not_allocated(object),
+            entry => match class_of_entry(entry) {
+                Some(class) => custody::usable_size(object, class),
+                None => not_allocated(object),
+            },
         }
     }
 }
@@ -224,7 +243,8 @@ unsafe fn reallocate_slow(object: *mut u8, old: usize, align: usize, new: usize)
 /// Allocates where the thread has no slot at hand, or no cache.
 #[cold]
 #[inline(never)]
-fn allocate_slow(class: usize) -> *mut u8 {
+fn allocate_slow(place: StackPlace) -> *mut u8 {
+    let class = place.class();
     let Some(process) = Process::get_or_make() else {
         return out_of_memory();
     };
@@ -242,8 +262,8 @@ fn allocate_slow(class: usize) -> *mut u8 {
     if !thread.cache.turn(class) && !process.fill(thread, class) {
         return out_of_memory();
     }
-    // SAFETY: The class exists, and the cache is the calling thread's.
-    match unsafe { thread.cache.pop(class) } {
+    // SAFETY: The cache is the calling thread's.
+    match unsafe { thread.cache.pop(place) } {
         Some(slot) => slot.as_ptr(),
         None => out_of_memory(),
     }
@@ -257,14 +277,19 @@ pub(crate) fn out_of_memory() -> *mut u8 {
     ptr::null_mut()
 }
 
-/// Frees where the thread's cache is full, or where there is none.
+/// Frees where the thread's cache is full, where there is none, and what is in no slot.
 ///
 /// # Safety
 ///
-/// As for [`free_small`].
+/// As for [`free_at`].
 #[cold]
 #[inline(never)]
-unsafe fn free_slow(object: *mut u8, class: usize) {
+unsafe fn free_slow(object: *mut u8, place: StackPlace) {
+    if !place.names_class() {
+        // SAFETY: Passed on to the caller.
+        return unsafe { free_large(object) };
+    }
+    let class = place.class();
     let process = heap_of(object);
     if PROFILE.state() != 0 {
         let bytes = GENERAL.class(class).size as usize;
@@ -277,7 +302,7 @@ unsafe fn free_slow(object: *mut u8, class: usize) {
         Some(thread) => {
             process.make_room(thread, class);
             // SAFETY: The caller gives the object away.
-            let kept = unsafe { thread.cache.push(class, object) };
+            let kept = unsafe { thread.cache.push(place, object) };
             debug_assert!(kept);
         }
         // SAFETY: Passed on to the caller.
@@ -394,16 +419,16 @@ pub(crate) unsafe fn free_large_sized(object: *mut u8, size: usize) {
     process.notify_if_dirty();
 }
 
-/// Whether the page map says that the object is a slot of the class.
+/// Whether the page map says that the object is a slot of the class whose place this is.
 ///
 /// # Safety
 ///
 /// The heap exists: something was allocated from it.
-pub(crate) unsafe fn is_of_class(object: *mut u8, class: usize) -> bool {
+pub(crate) unsafe fn is_of_class(object: *mut u8, place: StackPlace) -> bool {
     // SAFETY: Passed on to the caller.
     let pages = &unsafe { Process::get_unchecked() }.pages;
     // SAFETY: The object is live.
-    pages.contains(object) && usize::from(unsafe { pages.class_entry(object) }) == class + 1
+    pages.contains(object) && unsafe { pages.class_entry(object) } == place.entry()
 }
 
 /// Whether a heap profile has sampled the object.

@@ -5,7 +5,7 @@
 //! slab's record are read for each of its slabs, and no slot.
 
 use crate::local_arena::LocalArena;
-use crate::page_map::{LARGE_BODY, LARGE_HEAD, slab_of_entry};
+use crate::page_map::{FIRST_CLASS, FREE, LARGE_BODY, class_of_entry, slab_of_entry};
 use crate::stats::{ArenaStats, ChunkStats, Extent, ExtentKind};
 use crate::units::{CHUNK_PAGES, ChunkIndex, PAGE_BYTES, PageIndex, SlabId};
 use core::ptr::NonNull;
@@ -42,9 +42,10 @@ impl LocalArena {
             let start = page;
             let rest = start + 1..CHUNK_PAGES;
             let kind = match entry(start) {
-                0 => {
+                FREE => {
                     let dirty = record.is_resident(start);
-                    let same = |page: &u32| entry(*page) == 0 && record.is_resident(*page) == dirty;
+                    let same =
+                        |page: &u32| entry(*page) == FREE && record.is_resident(*page) == dirty;
                     page = start + 1 + rest.take_while(same).count() as u32;
                     let free_pages = match dirty {
                         true => &mut stats.dirty_pages,
@@ -53,14 +54,14 @@ impl LocalArena {
                     *free_pages += page - start;
                     ExtentKind::Free { dirty }
                 }
-                LARGE_HEAD | LARGE_BODY => {
+                kind if class_of_entry(kind).is_none() => {
                     let same = |page: &u32| entry(*page) == LARGE_BODY;
                     page = start + 1 + rest.take_while(same).count() as u32;
                     stats.large_pages += page - start;
                     ExtentKind::Large
                 }
                 entry => {
-                    let class = usize::from(entry) - 1;
+                    let class = usize::from(entry - FIRST_CLASS);
                     let shape = self.table.class(class);
                     let id = slab_of_entry(map.slab_entry(first.plus(start)));
                     // SAFETY: the map names live slabs only, and nobody writes

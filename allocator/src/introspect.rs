@@ -4,7 +4,9 @@ use crate::bin::{Bin, CURRENT, FULL, LISTS, TAKEN};
 use crate::hand::Hand;
 use crate::large;
 use crate::local_arena::LocalArena;
-use crate::page_map::{GUESTS, LARGE_HEAD, SPARSE, slab_of_entry};
+use crate::page_map::{
+    FIRST_CLASS, FREE, GUESTS, LARGE_HEAD, SPARSE, class_of_entry, slab_of_entry,
+};
 use crate::stats::{ArenaStats, ClassStats, Extent, ExtentKind, Waste};
 use crate::units::{ChunkIndex, PAGE_BYTES, PageIndex, SlabId};
 use alloc::vec;
@@ -129,11 +131,11 @@ impl LocalArena {
     fn extent_at(&self, start: PageIndex) -> (u32, ExtentKind) {
         let pages = &self.source.pages;
         match pages.map().class_entry(start) {
-            0 => {
+            FREE => {
                 let dirty = pages.is_resident(start);
                 let same = |page: &u32| {
                     let page = PageIndex(*page);
-                    pages.map().class_entry(page) == 0 && pages.is_resident(page) == dirty
+                    pages.map().class_entry(page) == FREE && pages.is_resident(page) == dirty
                 };
                 let chunk_end = ChunkIndex(start.chunk().0 + 1).first_page().0;
                 let count = (start.0..chunk_end).take_while(same).count();
@@ -141,7 +143,7 @@ impl LocalArena {
             }
             LARGE_HEAD => (pages.map().slab_entry(start), ExtentKind::Large),
             entry => {
-                let class = entry as usize - 1;
+                let class = usize::from(entry - FIRST_CLASS);
                 let shape = self.table.class(class);
                 let id = slab_of_entry(pages.map().slab_entry(start));
                 // SAFETY: the map names live slabs only, and nobody writes
@@ -188,11 +190,10 @@ impl LocalArena {
         let mut page = PageIndex(0);
         while page < end {
             let entry = self.source.pages.map().class_entry(page);
-            if entry == 0 || entry >= LARGE_HEAD {
+            let Some(class) = class_of_entry(entry) else {
                 page = page.plus(1);
                 continue;
-            }
-            let class = entry as usize - 1;
+            };
             let shape = self.table.class(class);
             let entry = self.source.pages.map().slab_entry(page);
             let id = slab_of_entry(entry).0;

@@ -33,7 +33,7 @@ use crate::large::{self, LargeCounts};
 use crate::metadata::Table;
 use crate::options::ArenaOptions;
 use crate::page_heap::{PageHeap, PageHeapOptions};
-use crate::page_map::{GUESTS, LARGE_BODY, LARGE_HEAD, SPARSE, slab_of_entry};
+use crate::page_map::{FIRST_CLASS, GUESTS, LARGE_HEAD, SPARSE, class_of_entry, slab_of_entry};
 use crate::size_class::{ClassTable, SizeClass};
 use crate::slab::{Records, Slab, SlabSource};
 use crate::units::{CHUNK_BYTES, PAGE_BYTES, PageIndex, PageRun, SlabId, pages_for};
@@ -231,8 +231,8 @@ impl LocalArena {
         match self.source.pages.map().class_entry(page) {
             LARGE_HEAD => self.source.pages.map().slab_entry(page) as usize * PAGE_BYTES,
             entry => {
-                debug_assert!(entry != 0 && entry != LARGE_BODY);
-                self.table.class(entry as usize - 1).size as usize
+                debug_assert!(class_of_entry(entry).is_some());
+                self.table.class(usize::from(entry - FIRST_CLASS)).size as usize
             }
         }
     }
@@ -414,9 +414,11 @@ impl LocalArena {
         match self.source.pages.map().class_entry(page) {
             // SAFETY: passed on to the caller.
             LARGE_HEAD => unsafe { self.free_large(object) },
-            0 | LARGE_BODY => fatal("free of what is not an object", object.as_ptr().addr()),
-            // SAFETY: passed on to the caller.
-            entry => unsafe { self.free_small(object, entry as usize - 1) },
+            entry => match class_of_entry(entry) {
+                // SAFETY: passed on to the caller.
+                Some(class) => unsafe { self.free_small(object, class) },
+                None => fatal("free of what is not an object", object.as_ptr().addr()),
+            },
         }
     }
 
@@ -445,7 +447,7 @@ impl LocalArena {
     #[cold]
     fn guest_leaves(&mut self, reference: u32, home: usize) -> usize {
         let page = PageIndex::of_offset((reference as usize) << 3);
-        let class = usize::from(self.source.pages.map().class_entry(page)) - 1;
+        let class = usize::from(self.source.pages.map().class_entry(page) - FIRST_CLASS);
         self.guest_bytes -= self.table.guest_bytes(home, class);
         class
     }
@@ -466,19 +468,14 @@ impl LocalArena {
     #[cfg(any(debug_assertions, feature = "hardened"))]
     fn verify_live(&mut self, object: NonNull<u8>, class: usize) {
         let offset = self.offset_of(object);
-        let found = match offset < self.source.pages.region_bytes() {
-            true => self
-                .source
-                .pages
-                .map()
-                .class_entry(PageIndex::of_offset(offset)),
-            false => 0,
-        };
+        let page = PageIndex::of_offset(offset);
+        let found = (offset < self.source.pages.region_bytes())
+            .then(|| self.source.pages.map().class_entry(page))
+            .and_then(class_of_entry);
         let address = object.addr().get();
-        if !(1..=self.table.count()).contains(&usize::from(found)) {
+        let Some(found) = found else {
             misuse(NOT_ALLOCATED, address, self.table.class(class).size);
-        }
-        let found = usize::from(found) - 1;
+        };
         let shape = self.table.class(found);
         let reference = self.reference_of(object);
         let is_guest = found > class && self.slab_entry_of(reference) & GUESTS != 0;

@@ -2,13 +2,16 @@
 //!
 //! | array | entry | meaning |
 //! |---|---|---|
-//! | classes | 0 | the page is free |
-//! | | class + 1 | a page of a slab of that class |
+//! | classes | [`FREE`] | the page is free |
 //! | | [`LARGE_HEAD`], [`LARGE_BODY`] | the first page, any further page of a large run |
 //! | | [`SAMPLED_HEAD`] | the first page of a large run whose object a heap profile has sampled |
-//! | | 250 to 252 | pages that the hardened mode guards |
+//! | | [`FENCE_IN_FRONT`], [`FENCE_BEHIND`], [`LARGE_FREED`] | pages that the hardened mode guards |
+//! | | [`FIRST_CLASS`] + class | a page of a slab of that class |
 //! | slabs | slab number, perhaps with [`SPARSE`] and [`GUESTS`] | on pages of slabs |
 //! | | pages of the run | on the first page of a large run |
+//!
+//! The classes come last, so that a table with a row for each entry up to the last class
+//! has one for everything that a page may be.
 //!
 //! Five bytes per page, outside the pages themselves, so that no overflow
 //! reaches them and dead pages can be given back. Entries of free pages are
@@ -17,22 +20,54 @@
 use crate::metadata::Table;
 use crate::units::{CHUNK_PAGES, ChunkIndex, PageIndex, PageRun, SlabId};
 
+/// Entry of a free page.
+pub(crate) const FREE: u8 = 0;
+/// Entry of the first page of a large run.
+pub(crate) const LARGE_HEAD: u8 = 1;
+/// Entry of the further pages of a large run.
+pub(crate) const LARGE_BODY: u8 = 2;
 /// Entry of the first page of a large run whose object a heap profile has sampled. The
 /// object may be a small one.
-pub(crate) const SAMPLED_HEAD: u8 = 253;
-/// Entry of the first page of a large run.
-pub(crate) const LARGE_HEAD: u8 = 254;
-/// Entry of the further pages of a large run.
-pub(crate) const LARGE_BODY: u8 = 255;
+pub(crate) const SAMPLED_HEAD: u8 = 3;
 
-/// Entries of guard pages around a large run, and of one that was freed and is held back,
-/// all of the hardened mode.
-#[cfg(feature = "hardened")]
-pub(crate) const FENCE_IN_FRONT: u8 = 250;
-#[cfg(feature = "hardened")]
-pub(crate) const FENCE_BEHIND: u8 = 251;
-#[cfg(feature = "hardened")]
-pub(crate) const LARGE_FREED: u8 = 252;
+/// Entry of the guard page in front of a large run, of the hardened mode.
+#[cfg_attr(
+    not(feature = "hardened"),
+    expect(dead_code, reason = "names an entry")
+)]
+pub(crate) const FENCE_IN_FRONT: u8 = 4;
+/// Entry of the guard page behind a large run, of the hardened mode.
+#[cfg_attr(
+    not(feature = "hardened"),
+    expect(dead_code, reason = "names an entry")
+)]
+pub(crate) const FENCE_BEHIND: u8 = 5;
+/// Entry of a large run that was freed and is held back, of the hardened mode.
+#[cfg_attr(
+    not(feature = "hardened"),
+    expect(dead_code, reason = "names an entry")
+)]
+pub(crate) const LARGE_FREED: u8 = 6;
+
+/// Entry of the pages of the first class's slabs. Those of the others follow.
+pub(crate) const FIRST_CLASS: u8 = 7;
+
+/// The entry of the pages of a class's slabs.
+#[inline(always)]
+pub(crate) const fn entry_of_class(class: usize) -> u8 {
+    debug_assert!(class <= (u8::MAX - FIRST_CLASS) as usize);
+    FIRST_CLASS + class as u8
+}
+
+/// The class of the slab to which pages with this entry belong; `None` where it is an
+/// entry of no slab.
+#[inline(always)]
+pub(crate) const fn class_of_entry(entry: u8) -> Option<usize> {
+    match entry.checked_sub(FIRST_CLASS) {
+        Some(class) => Some(class as usize),
+        None => None,
+    }
+}
 
 /// Flag in a slab entry: the slab is at most half used, so a slot that is freed
 /// should not be handed out again at once.
@@ -89,11 +124,11 @@ impl PageMap {
         self.slabs.start().as_ptr()
     }
 
-    /// The class entry of a page; 0 beyond what was ever handed out.
+    /// The class entry of a page; [`FREE`] beyond what was ever handed out.
     #[inline]
     pub(crate) fn class_entry(&self, page: PageIndex) -> u8 {
         if page.0 as usize >= self.classes.len() {
-            return 0;
+            return FREE;
         }
         // SAFETY: the page lies within the map, as just seen.
         unsafe { *self.class_entries().add(page.0 as usize) }
@@ -118,7 +153,7 @@ impl PageMap {
 
     /// Enters a slab.
     pub(crate) fn enter_slab(&mut self, run: PageRun, class: usize, slab: SlabId) {
-        self.fill_classes(run.start, run.end(), class as u8 + 1);
+        self.fill_classes(run.start, run.end(), entry_of_class(class));
         self.fill_slabs(run, slab.0);
     }
 
@@ -142,14 +177,14 @@ impl PageMap {
         if new.pages > old.pages {
             self.fill_classes(old.end(), new.end(), LARGE_BODY);
         } else {
-            self.fill_classes(new.end(), old.end(), 0);
+            self.fill_classes(new.end(), old.end(), FREE);
         }
         self.set_length(new);
     }
 
     /// Makes the entries of a run free.
     pub(crate) fn clear(&mut self, run: PageRun) {
-        self.fill_classes(run.start, run.end(), 0);
+        self.fill_classes(run.start, run.end(), FREE);
     }
 
     fn fill_slabs(&mut self, run: PageRun, entry: u32) {
@@ -211,7 +246,7 @@ mod tests {
             pages,
         };
         map.enter_slab(run(600, 4), 7, SlabId(99));
-        assert_eq!(map.class_entry(PageIndex(603)), 8);
+        assert_eq!(map.class_entry(PageIndex(603)), entry_of_class(7));
         assert_eq!(map.slab_entry(PageIndex(600)), 99);
         map.enter_large(run(700, 3));
         map.resize_large(run(700, 3), run(700, 5));
@@ -221,16 +256,16 @@ mod tests {
         assert_eq!(
             entries,
             [
-                0, LARGE_HEAD, LARGE_BODY, LARGE_BODY, LARGE_BODY, LARGE_BODY, 0
+                FREE, LARGE_HEAD, LARGE_BODY, LARGE_BODY, LARGE_BODY, LARGE_BODY, FREE
             ]
         );
         assert_eq!(map.slab_entry(PageIndex(700)), 5);
         map.resize_large(run(700, 5), run(700, 1));
-        assert_eq!(map.class_entry(PageIndex(701)), 0);
+        assert_eq!(map.class_entry(PageIndex(701)), FREE);
         map.clear(run(600, 4));
         map.clear(run(700, 1));
         map.purge_classes(ChunkIndex(0), GROUP_CHUNKS);
-        assert!((0..4096).all(|page| map.class_entry(PageIndex(page)) == 0));
-        assert_eq!(map.class_entry(PageIndex(1 << 20)), 0);
+        assert!((0..4096).all(|page| map.class_entry(PageIndex(page)) == FREE));
+        assert_eq!(map.class_entry(PageIndex(1 << 20)), FREE);
     }
 }

@@ -3,9 +3,8 @@
 
 use crate::global_alloc::SlabAlloc;
 use crate::heap_stats::{HeapArenaStats, HeapClassStats, HeapStats, ThreadCacheStats};
-use crate::page_map::SAMPLED_HEAD;
+use crate::page_map::{FREE, LARGE_BODY, LARGE_HEAD, SAMPLED_HEAD, class_of_entry};
 use crate::process::Process;
-use crate::process_arena::CLASSES;
 use crate::report::{self, Form};
 use crate::stats::{ClassStats, PageUse};
 use crate::units::{CHUNK_PAGES, ChunkIndex};
@@ -71,10 +70,11 @@ impl SlabAlloc {
             for (place, page) in pages.iter_mut().zip(0..) {
                 *place = match heap.map().class_entry(first.plus(page)) {
                     _ if !record.is_resident(page) => PageUse::None,
-                    0 => PageUse::Dirty,
-                    entry if entry >= SAMPLED_HEAD => PageUse::Large,
-                    entry if entry > CLASSES as u8 => PageUse::None,
-                    _ => PageUse::Slab,
+                    FREE => PageUse::Dirty,
+                    LARGE_HEAD | LARGE_BODY | SAMPLED_HEAD => PageUse::Large,
+                    entry if class_of_entry(entry).is_some() => PageUse::Slab,
+                    // Pages that the hardened mode guards.
+                    _ => PageUse::None,
                 };
             }
             Some((chunk.0, heap.address(first).as_ptr().addr()))

@@ -4,6 +4,7 @@ use crate::heap_profile::{PROFILE, is_on};
 use crate::process::Process;
 use crate::size_class::GENERAL;
 use crate::thread::Thread;
+use crate::thread_cache::StackPlace;
 use core::ptr::{self, NonNull};
 
 /// Allocates where the cache lets no slot of the class through. Null where memory is
@@ -39,7 +40,7 @@ pub(crate) fn allocate(process: &Process, thread: &'static Thread, class: usize)
         cache.let_through(class, 1);
     }
     // SAFETY: The class exists, and the cache is the calling thread's.
-    unsafe { cache.pop(class) }.map_or(ptr::null_mut(), NonNull::as_ptr)
+    unsafe { cache.pop(StackPlace::of_class(class)) }.map_or(ptr::null_mut(), NonNull::as_ptr)
 }
 
 /// Tells the thread's cache of the profile's state, if that is new.

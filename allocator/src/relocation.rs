@@ -37,7 +37,7 @@ use crate::bin::{Relocation, TAKEN};
 use crate::evacuation::{self, ClassSet, Prediction, Victim, VictimPolicy, Way};
 use crate::local_arena::LocalArena;
 use crate::merging;
-use crate::page_map::{LARGE_HEAD, slab_of_entry};
+use crate::page_map::{FREE, class_of_entry, slab_of_entry};
 use crate::punch;
 use crate::size_class::SizeClass;
 use crate::units::{CHUNK_PAGES, ChunkIndex, SlabId};
@@ -180,8 +180,8 @@ impl LocalArena {
         let first = chunk.first_page();
         let page = (0..CHUNK_PAGES)
             .map(|page| first.plus(page))
-            .find(|page| map.class_entry(*page) != 0)?;
-        let is_slab = map.class_entry(page) < LARGE_HEAD;
+            .find(|page| map.class_entry(*page) != FREE)?;
+        let is_slab = class_of_entry(map.class_entry(page)).is_some();
         is_slab.then(|| slab_of_entry(map.slab_entry(page)))
     }
 

@@ -9,7 +9,7 @@ use crate::large::LargeCounts;
 use crate::page_heap::{PageHeap, PageHeapOptions};
 #[cfg(feature = "hardened")]
 use crate::page_map::LARGE_FREED;
-use crate::page_map::{LARGE_HEAD, SAMPLED_HEAD};
+use crate::page_map::{FREE, LARGE_HEAD, SAMPLED_HEAD, class_of_entry, entry_of_class};
 use crate::refault::Refaults;
 use crate::remote_free::{self, RemoteWord, Words};
 use crate::size_class::{GENERAL, SizeClass};
@@ -207,10 +207,10 @@ impl SharedPages {
             // alive.
             unsafe {
                 let entry = self.class_entry(object);
-                if usize::from(entry) == class + 1 {
+                if entry == entry_of_class(class) {
                     return self.slab_of(object);
                 }
-                if entry != 0 {
+                if entry != FREE {
                     misuse(WRONG_SIZE, object.addr(), GENERAL.class(class).size);
                 }
             }
@@ -454,13 +454,12 @@ impl SharedPages {
     }
 
     fn large_run(&self, pages: &Pages, object: *mut u8) -> PageRun {
-        const LAST_CLASS: u8 = GENERAL.count() as u8;
         let map = pages.source.pages.map();
         let start = PageIndex(self.page_of(object) as u32);
         let starts_page = object.addr() & (PAGE_BYTES - 1) == 0;
         let entry = match self.contains(object) {
             true => map.class_entry(start),
-            false => 0,
+            false => FREE,
         };
         match entry {
             LARGE_HEAD if starts_page => PageRun {
@@ -469,7 +468,7 @@ impl SharedPages {
             },
             #[cfg(feature = "hardened")]
             LARGE_FREED if starts_page => fatal("double free of a large object", object.addr()),
-            1..=LAST_CLASS => fatal(WRONG_SIZE, object.addr()),
+            entry if class_of_entry(entry).is_some() => fatal(WRONG_SIZE, object.addr()),
             _ => fatal(NOT_ALLOCATED, object.addr()),
         }
     }

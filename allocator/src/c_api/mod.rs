@@ -32,6 +32,7 @@ use crate::hardened::{SEAL_BYTES, SLOTS_ARE_ZERO};
 use crate::heap::{self, SMALL_REQUEST_MAX};
 use crate::process::{self, Process};
 use crate::size_class::GENERAL;
+use crate::thread_cache::StackPlace;
 use crate::units::PAGE_BYTES;
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -52,23 +53,23 @@ pub const ALIGN: usize = 16;
 /// be able to be subtracted.
 const SIZE_MAX: usize = isize::MAX as usize - PAGE_BYTES;
 
-/// Sizes up to this many bytes find their class in [`CLASSES`].
+/// Sizes up to this many bytes find their class's place in [`PLACES`].
 const TABLE_BYTES: usize = 1024;
 
-/// The class of a size by `(size + 15) / 16`. Classes that are no multiple of
+/// The place of a size's class by `(size + 15) / 16`. Classes that are no multiple of
 /// [`ALIGN`] are passed over.
-const CLASSES: [u8; TABLE_BYTES / ALIGN + 1] = {
-    let mut classes = [0; TABLE_BYTES / ALIGN + 1];
+const PLACES: [StackPlace; TABLE_BYTES / ALIGN + 1] = {
+    let mut places = [StackPlace::of_class(0); TABLE_BYTES / ALIGN + 1];
     let mut at = 0;
-    while at < classes.len() {
+    while at < places.len() {
         let size = if at == 0 { ALIGN } else { at * ALIGN };
-        classes[at] = match GENERAL.class_of_aligned(size, ALIGN) {
-            Some(class) => class as u8,
+        places[at] = match GENERAL.class_of_aligned(size, ALIGN) {
+            Some(class) => StackPlace::of_class(class),
             None => panic!("a small size has no class"),
         };
         at += 1;
     }
-    classes
+    places
 };
 
 /// Beyond the table every class is a multiple of [`ALIGN`].
@@ -80,29 +81,31 @@ const _: () = {
     }
 };
 
-/// The class of a small object.
+/// The place of a small object's class.
 #[inline(always)]
-const fn class_of(size: usize) -> usize {
+fn place_of(size: usize) -> StackPlace {
     let size = size + SEAL_BYTES;
     if size <= TABLE_BYTES {
-        CLASSES[(size + (ALIGN - 1)) >> ALIGN.ilog2()] as usize
+        PLACES[(size + (ALIGN - 1)) >> ALIGN.ilog2()]
     } else {
-        GENERAL.class_of(size)
+        StackPlace::of_class(GENERAL.class_of(size))
     }
 }
 
 /// `malloc`: `size` bytes, not initialised.
 #[inline(always)]
 pub fn malloc(size: usize) -> *mut c_void {
-    if size <= TABLE_BYTES - SEAL_BYTES || size <= SMALL_REQUEST_MAX {
-        return heap::allocate_small(class_of(size), size).cast();
+    if size <= TABLE_BYTES - SEAL_BYTES {
+        return heap::allocate_small(place_of(size), size).cast();
     }
-    malloc_large(size)
+    malloc_beyond_table(size)
 }
 
-#[cold]
 #[inline(never)]
-fn malloc_large(size: usize) -> *mut c_void {
+fn malloc_beyond_table(size: usize) -> *mut c_void {
+    if size <= SMALL_REQUEST_MAX {
+        return heap::allocate_small(place_of(size), size).cast();
+    }
     if size > SIZE_MAX {
         return heap::out_of_memory().cast();
     }
@@ -114,7 +117,7 @@ fn malloc_large(size: usize) -> *mut c_void {
 pub fn calloc(count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
         Some(bytes) if bytes <= SMALL_REQUEST_MAX => {
-            let object = heap::allocate_small(class_of(bytes), bytes);
+            let object = heap::allocate_small(place_of(bytes), bytes);
             if !SLOTS_ARE_ZERO && !object.is_null() {
                 // SAFETY: The object is new and has this size.
                 unsafe { object.write_bytes(0, bytes) };
@@ -133,10 +136,8 @@ pub fn calloc(count: usize, size: usize) -> *mut c_void {
 /// `object` is null, or was allocated here and is not used any more.
 #[inline(always)]
 pub unsafe fn free(object: *mut c_void) {
-    if !object.is_null() {
-        // SAFETY: Passed on to the caller.
-        unsafe { heap::free_unsized(object.cast()) };
-    }
+    // SAFETY: Passed on to the caller.
+    unsafe { heap::free_unsized(object.cast()) };
 }
 
 /// `free_sized` of C23, and `operator delete` with a size: cheaper than [`free`],
@@ -156,7 +157,7 @@ pub unsafe fn free_sized(object: *mut c_void, size: usize) {
         return unsafe { heap::free_large_sized(object.cast(), size) };
     }
     // SAFETY: Passed on to the caller.
-    unsafe { heap::free_small(object.cast(), class_of(size), Some(size)) };
+    unsafe { heap::free_small(object.cast(), place_of(size), Some(size)) };
 }
 
 /// `free_aligned_sized` of C23, and `operator delete` with size and alignment.
@@ -205,9 +206,9 @@ pub unsafe fn realloc(object: *mut c_void, size: usize) -> *mut c_void {
     // An aligned object may be a page run of the size of a class: it must move, or a
     // sized free would take it for a slot.
     // SAFETY: The object is live.
-    if size <= SMALL_REQUEST_MAX && unsafe { heap::is_of_class(object.cast(), class_of(size)) } {
+    if size <= SMALL_REQUEST_MAX && unsafe { heap::is_of_class(object.cast(), place_of(size)) } {
         // SAFETY: As above.
-        return unsafe { custody::resize(object.cast(), class_of(size), old, size).cast() };
+        return unsafe { custody::resize(object.cast(), place_of(size).class(), old, size).cast() };
     }
     let target = malloc(size);
     if !target.is_null() {

@@ -2,6 +2,7 @@
 
 use super::{CLOSED, DIRTY, PageCounts, PageHeap, SETS};
 use crate::buddy::ORDERS;
+use crate::page_map::FREE;
 use crate::units::{CHUNK_BYTES, CHUNK_PAGES, ChunkIndex, PAGE_BYTES};
 use alloc::vec::Vec;
 
@@ -63,7 +64,7 @@ impl PageHeap {
             for page in 0..CHUNK_PAGES {
                 let used = record.is_used(page);
                 let entry = self.map.class_entry(first.plus(page));
-                assert_eq!(used, entry != 0, "page {page} of chunk {index}");
+                assert_eq!(used, entry != FREE, "page {page} of chunk {index}");
             }
         }
         assert_eq!(self.counts, counts);

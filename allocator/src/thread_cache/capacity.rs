@@ -77,7 +77,7 @@ impl ThreadCache {
         let room = usize::from(cold.capacity.get());
         // SAFETY: The array has room for the capacity.
         let limit = unsafe { cold.free_base.load(Relaxed).add(room) };
-        self.stacks[class].free_limit.store(limit, Relaxed);
+        self.stacks(class).free_limit.store(limit, Relaxed);
     }
 
     /// Counts one fill or flush, and tells what is due.

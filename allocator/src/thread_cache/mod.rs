@@ -40,6 +40,7 @@ mod tests;
 pub(crate) use capacity::Due;
 
 use crate::cache_capacity::{CLASSES, capacity_bound, capacity_max, fill_batch, turn_min};
+use crate::page_map::{FIRST_CLASS, entry_of_class};
 use crate::process_bin::Spread;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::atomic::{AtomicPtr, AtomicUsize};
@@ -62,6 +63,50 @@ struct Stacks {
     free_limit: AtomicPtr<*mut u8>,
 }
 
+/// The page map's entries in the process heap: the classes are the last ones.
+const ENTRIES: usize = entry_of_class(CLASSES - 1) as usize + 1;
+
+/// Where the stacks of a class lie: bytes from the start of any cache. There are such
+/// places for pages without slots, too, at which nothing can be pushed or popped, so that
+/// a free need not tell the two apart before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StackPlace(u16);
+
+impl StackPlace {
+    /// That of a class.
+    #[inline(always)]
+    pub(crate) const fn of_class(class: usize) -> Self {
+        debug_assert!(class < CLASSES);
+        Self::of_entry(entry_of_class(class))
+    }
+
+    /// That of slots on pages with this entry in the process heap's page map.
+    #[inline(always)]
+    pub(crate) const fn of_entry(entry: u8) -> Self {
+        debug_assert!((entry as usize) < ENTRIES);
+        Self(entry as u16 * size_of::<Stacks>() as u16)
+    }
+
+    /// The entry.
+    #[inline(always)]
+    pub(crate) const fn entry(self) -> u8 {
+        (self.0 / size_of::<Stacks>() as u16) as u8
+    }
+
+    /// Whether this is the place of a class.
+    #[inline(always)]
+    pub(crate) const fn names_class(self) -> bool {
+        self.entry() >= FIRST_CLASS
+    }
+
+    /// The class, if this [is](Self::names_class) the place of one.
+    #[inline(always)]
+    pub(crate) const fn class(self) -> usize {
+        debug_assert!(self.names_class());
+        self.entry().wrapping_sub(FIRST_CLASS) as usize
+    }
+}
+
 /// What only the slow paths need of a class.
 struct Cold {
     free_base: AtomicPtr<*mut u8>,
@@ -80,7 +125,9 @@ struct Cold {
 /// every push and pop of it is refused.
 #[repr(C)]
 pub(crate) struct ThreadCache {
-    stacks: [Stacks; CLASSES],
+    /// By what the page map says of the slots' pages. Those of entries that name no class
+    /// never have room.
+    stacks: [Stacks; ENTRIES],
     cold: [Cold; CLASSES],
     /// Bytes of slots that the capacities may add up to; [`capacity_least`] of each
     /// class may come on top.
@@ -107,7 +154,7 @@ impl ThreadCache {
                     free_top: AtomicPtr::new(ptr::null_mut()),
                     free_limit: AtomicPtr::new(ptr::null_mut()),
                 }
-            }; CLASSES],
+            }; ENTRIES],
             cold: [const {
                 Cold {
                     free_base: AtomicPtr::new(ptr::null_mut()),
@@ -128,7 +175,8 @@ impl ThreadCache {
     /// Gives an empty cache, closed or open, in memory that will not move, its room
     /// as if it had never been used, and the budget in bytes.
     pub(crate) fn open(&self, budget: usize) {
-        for (class, (stacks, cold)) in self.stacks.iter().zip(&self.cold).enumerate() {
+        for (class, cold) in self.cold.iter().enumerate() {
+            let stacks = self.stacks(class);
             let (base, free_base) = arrays(0, class);
             let (base, free_base) = (self.place(base), self.place(free_base));
             stacks.base.store(base, Relaxed);
@@ -147,15 +195,27 @@ impl ThreadCache {
         self.events_until_tick.set(EVENTS_PER_TICK);
     }
 
-    /// Takes a slot of the class; `None` where the slow path has to.
+    /// The stacks of a class.
+    #[inline]
+    fn stacks(&self, class: usize) -> &Stacks {
+        &self.stacks[usize::from(entry_of_class(class))]
+    }
+
+    #[inline(always)]
+    fn stacks_at(&self, place: StackPlace) -> &Stacks {
+        const { assert!(offset_of!(Self, stacks) == 0) };
+        // SAFETY: The places are those of `ENTRIES` stacks, with which the cache starts.
+        unsafe { &*ptr::from_ref(self).byte_add(place.0.into()).cast() }
+    }
+
+    /// Takes a slot of the class whose place this is; `None` where the slow path has to.
     ///
     /// # Safety
     ///
-    /// `class` is below [`CLASSES`], and the calling thread owns the cache.
+    /// The calling thread owns the cache.
     #[inline(always)]
-    pub(crate) unsafe fn pop(&self, class: usize) -> Option<NonNull<u8>> {
-        // SAFETY: The caller's promise.
-        let stacks = unsafe { self.stacks.get_unchecked(class) };
+    pub(crate) unsafe fn pop(&self, place: StackPlace) -> Option<NonNull<u8>> {
+        let stacks = self.stacks_at(place);
         let top = stacks.top.load(Relaxed);
         if top == stacks.base.load(Relaxed) {
             return None;
@@ -168,16 +228,16 @@ impl ThreadCache {
         }
     }
 
-    /// Keeps a free slot of the class; false where the slow path has to.
+    /// Keeps a free slot of the class whose place this is; false where the slow path has
+    /// to, and where it is the place of no class.
     ///
     /// # Safety
     ///
     /// As for [`pop`](Self::pop); `slot` is a free slot of the class, and the
     /// caller gives it away.
     #[inline(always)]
-    pub(crate) unsafe fn push(&self, class: usize, slot: *mut u8) -> bool {
-        // SAFETY: The caller's promise.
-        let stacks = unsafe { self.stacks.get_unchecked(class) };
+    pub(crate) unsafe fn push(&self, place: StackPlace, slot: *mut u8) -> bool {
+        let stacks = self.stacks_at(place);
         let top = stacks.free_top.load(Relaxed);
         if top >= stacks.free_limit.load(Relaxed) {
             return false;
@@ -215,7 +275,7 @@ impl ThreadCache {
     }
 
     fn exchange(&self, class: usize) {
-        let (stacks, cold) = (&self.stacks[class], &self.cold[class]);
+        let (stacks, cold) = (self.stacks(class), &self.cold[class]);
         let top = stacks.top.load(Relaxed);
         let mut base = stacks.base.load(Relaxed);
         if self.profile.get() != 0 {
@@ -251,7 +311,7 @@ impl ThreadCache {
 
     /// Whether there is no room for another freed slot of the class.
     pub(crate) fn is_full(&self, class: usize) -> bool {
-        let stacks = &self.stacks[class];
+        let stacks = self.stacks(class);
         stacks.free_top.load(Relaxed) >= stacks.free_limit.load(Relaxed)
     }
 
@@ -266,7 +326,7 @@ impl ThreadCache {
     pub(crate) fn at_hand(&self, class: usize) -> usize {
         distance(
             self.start_at_hand(class),
-            self.stacks[class].top.load(Relaxed),
+            self.stacks(class).top.load(Relaxed),
         )
     }
 
@@ -302,7 +362,7 @@ impl ThreadCache {
     #[cold]
     #[inline(never)]
     fn move_up(&self, class: usize, tier: usize) {
-        let (stacks, cold) = (&self.stacks[class], &self.cold[class]);
+        let (stacks, cold) = (self.stacks(class), &self.cold[class]);
         let start = self.start_at_hand(class);
         let held_back = distance(start, stacks.base.load(Relaxed));
         let (at_hand, freed) = (self.at_hand(class), self.free_len(class));
@@ -341,13 +401,13 @@ impl ThreadCache {
         }
         // SAFETY: As above.
         let top = unsafe { start.add(kept) };
-        self.stacks[class].free_top.store(top, Relaxed);
+        self.stacks(class).free_top.store(top, Relaxed);
     }
 
     fn free_len(&self, class: usize) -> usize {
         distance(
             self.cold[class].free_base.load(Relaxed),
-            self.stacks[class].free_top.load(Relaxed),
+            self.stacks(class).free_top.load(Relaxed),
         )
     }
 
@@ -359,9 +419,9 @@ impl ThreadCache {
         reason = "the array behind an owned cache's cells"
     )]
     pub(crate) fn room_for_fill(&self, class: usize) -> &mut [*mut u8] {
-        debug_assert!(self.stacks[class].is_empty());
+        debug_assert!(self.stacks(class).is_empty());
         self.grow(class);
-        let base = self.stacks[class].base.load(Relaxed);
+        let base = self.stacks(class).base.load(Relaxed);
         let batch = fill_batch(self.cold[class].capacity.get().into());
         // SAFETY: The array has room for the capacity, and only the owner, who
         // calls, uses it.
@@ -370,7 +430,7 @@ impl ThreadCache {
 
     /// Counts in the first `count` slots of [`room_for_fill`](Self::room_for_fill).
     pub(crate) fn filled(&self, class: usize, count: usize) {
-        let stacks = &self.stacks[class];
+        let stacks = self.stacks(class);
         debug_assert!(count <= usize::from(self.cold[class].capacity.get()));
         // SAFETY: The count is within the stack's array.
         stacks
@@ -394,7 +454,7 @@ impl ThreadCache {
         // SAFETY: The stack holds `count + left` slots.
         unsafe {
             ptr::copy(base.add(count), base, left);
-            self.stacks[class].free_top.store(base.add(left), Relaxed);
+            self.stacks(class).free_top.store(base.add(left), Relaxed);
         }
     }
 
@@ -411,7 +471,7 @@ impl ThreadCache {
         count(0, header);
         for class in 0..CLASSES {
             let free_base = self.cold[class].free_base.load(Relaxed);
-            let capacity = distance(free_base, self.stacks[class].free_limit.load(Relaxed));
+            let capacity = distance(free_base, self.stacks(class).free_limit.load(Relaxed));
             if capacity == 0 {
                 continue;
             }

@@ -29,7 +29,7 @@ impl ThreadCache {
 
     /// Whether the stack lets slots of the class through, which need not be counted.
     pub(crate) fn lets_through(&self, class: usize) -> bool {
-        !self.stacks[class].is_empty()
+        !self.stacks(class).is_empty()
     }
 
     /// Whether the class's next allocation is to be sampled.
@@ -53,7 +53,7 @@ impl ThreadCache {
 
     /// Lets at most `count` of the slots at hand through, whatever is to be sampled.
     pub(crate) fn let_through(&self, class: usize, count: usize) {
-        let stacks = &self.stacks[class];
+        let stacks = self.stacks(class);
         let count = count.min(self.at_hand(class));
         // SAFETY: The stack holds as many.
         let base = unsafe { stacks.top.load(Relaxed).sub(count) };

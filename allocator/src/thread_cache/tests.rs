@@ -32,7 +32,7 @@ impl ThreadCache {
         for class in 0..CLASSES {
             let capacity = usize::from(self.cold[class].capacity.get());
             assert!(capacity <= capacity_max(class));
-            assert!(self.stacks[class].len() <= capacity_max(class));
+            assert!(self.stacks(class).len() <= capacity_max(class));
             assert!(self.free_len(class) <= capacity_max(class));
             budget += capacity * slot_bytes(class);
         }
@@ -46,13 +46,13 @@ fn slot(number: usize) -> *mut u8 {
 }
 
 fn push(cache: &ThreadCache, class: usize, number: usize) -> bool {
-    // SAFETY: The class exists, and the cache is this thread's.
-    unsafe { cache.push(class, slot(number)) }
+    // SAFETY: The cache is this thread's.
+    unsafe { cache.push(StackPlace::of_class(class), slot(number)) }
 }
 
 fn pop(cache: &ThreadCache, class: usize) -> *mut u8 {
-    // SAFETY: The class exists, and the cache is this thread's.
-    unsafe { cache.pop(class) }.map_or(ptr::null_mut(), NonNull::as_ptr)
+    // SAFETY: The cache is this thread's.
+    unsafe { cache.pop(StackPlace::of_class(class)) }.map_or(ptr::null_mut(), NonNull::as_ptr)
 }
 
 fn flush_all(cache: &ThreadCache, class: usize) {
@@ -392,4 +392,21 @@ proptest! {
             cache.check();
         }
     }
+}
+
+#[test]
+fn what_is_in_no_slab_finds_no_room() {
+    open_cache!(cache);
+    for entry in 0..FIRST_CLASS {
+        let place = StackPlace::of_entry(entry);
+        assert!(!place.names_class());
+        // SAFETY: The cache is this test's, and nothing is kept.
+        assert!(unsafe { !cache.push(place, slot(1)) && cache.pop(place).is_none() });
+    }
+    let places = (0..CLASSES).map(StackPlace::of_class);
+    assert!(
+        places
+            .enumerate()
+            .all(|(class, place)| place.names_class() && place.class() == class)
+    );
 }
