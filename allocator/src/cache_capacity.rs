@@ -1,9 +1,9 @@
 //! How many free slots a thread keeps at hand: a computation on numbers.
 //!
 //! Each class of a [thread's cache](crate::thread_cache) has two stacks of the same
-//! capacity. It starts at nothing, is [`CAPACITY_START`] once the class is used, and
-//! doubles whenever slots have to come from the arena or go there, as long as four
-//! bounds allow it:
+//! capacity. It starts at nothing, is [`capacity_start`] once the class is used, and
+//! doubles whenever slots have to go to the arena, or come from there in batches that
+//! could be larger, as long as four bounds allow it:
 //!
 //! | bound | why |
 //! |---|---|
@@ -22,8 +22,11 @@ use crate::size_class::GENERAL;
 /// The number of classes.
 pub(crate) const CLASSES: usize = GENERAL.count();
 
-/// Slots that a stack may hold when its class is first used.
-pub(crate) const CAPACITY_START: usize = 8;
+/// Slots that a stack may hold when its class is first used, or their bytes if those are
+/// fewer: the first fill brings half of them, and a class of which only an object or two
+/// ever live would else lie on as many pages as it has slots at hand.
+const CAPACITY_START: usize = 8;
+const CAPACITY_START_BYTES: usize = 8 << 10;
 
 /// The most slots that a stack may hold, and their bytes.
 const CAPACITY_MAX: usize = 2048;
@@ -34,7 +37,7 @@ pub(crate) const CAPACITY_MAX_LOOSE: usize = 128;
 
 /// Slots that come from the arena at a time, at most: more gain nothing, and what lies
 /// here is of use to nobody else.
-const FILL_MAX: usize = 64;
+pub(crate) const FILL_MAX: usize = 64;
 
 /// The budget of a cache before a small heap, in bytes, if it may have so much.
 pub(crate) const BUDGET_BYTES_START: usize = 512 << 10;
@@ -95,6 +98,18 @@ pub(crate) const fn capacity_least(class: usize) -> usize {
     }
 }
 
+/// Slots that a stack of the class may hold when the class is first used.
+pub(crate) const fn capacity_start(class: usize) -> usize {
+    let slots = CAPACITY_START_BYTES / slot_bytes(class);
+    if slots > CAPACITY_START {
+        CAPACITY_START
+    } else if slots < LEAST_SLOTS_MIN {
+        LEAST_SLOTS_MIN
+    } else {
+        slots
+    }
+}
+
 /// How many freed slots are worth a turn of the stacks: fewer make turns too
 /// frequent, so new ones join them. In return so many slots may go round in turn
 /// where a single one would do, and they should stay in the processor's cache.
@@ -123,7 +138,7 @@ pub(crate) fn capacity_bound(class: usize, spread: Spread) -> usize {
 /// bytes for all of its slots: `old` if not at all.
 pub(crate) fn grown(class: usize, old: usize, room: usize, spread: Spread) -> usize {
     let max = capacity_bound(class, spread);
-    let wanted = (old * 2).max(CAPACITY_START).min(max);
+    let wanted = (old * 2).max(capacity_start(class)).min(max);
     let granted = match wanted * slot_bytes(class) <= room {
         true => wanted,
         false => capacity_least(class).min(wanted),
@@ -174,12 +189,12 @@ mod tests {
                 let spread = [Spread::Loose, Spread::Dense, Spread::Sparse][spread];
                 let new = grown(class, capacity, room, spread);
                 prop_assert!(new >= capacity && new <= capacity_max(class));
-                prop_assert!(new >= capacity_least(class).min(CAPACITY_START));
+                prop_assert!(new >= capacity_least(class).min(capacity_start(class)));
                 if new > capacity {
                     let fits = new * slot_bytes(class) <= room;
                     prop_assert!(fits || new <= capacity_least(class));
                     prop_assert!(spread == Spread::Dense || new <= CAPACITY_MAX_LOOSE);
-                    prop_assert!(new <= (2 * capacity).max(CAPACITY_START));
+                    prop_assert!(new <= (2 * capacity).max(capacity_start(class)));
                 }
                 prop_assert!((1..=FILL_MAX).contains(&fill_batch(new)));
                 capacity = new;

@@ -7,7 +7,7 @@
 //! ```text
 //! tier 0                     tier 1                     tier 2
 //! |class 0|class 1|..        |class 0|class 1|..        |class 0     |..
-//! 2 x 32 slots each          2 x 128                    2 x capacity_max
+//! 2 x 16 slots each          2 x 128                    2 x capacity_max
 //! ```
 
 use crate::cache_capacity::{CLASSES, capacity_max};
@@ -15,7 +15,7 @@ use crate::cache_capacity::{CLASSES, capacity_max};
 pub(super) const TIERS: usize = 3;
 
 /// Slots of an array in the tiers before the last.
-const TIER_SLOTS: [usize; TIERS - 1] = [32, 128];
+const TIER_SLOTS: [usize; TIERS - 1] = [16, 128];
 
 /// Slots of an array of the class in the tier; 0 where the class has none there, since
 /// those of the last tier are no more than twice as long.

@@ -39,7 +39,9 @@ mod tests;
 
 pub(crate) use capacity::Due;
 
-use crate::cache_capacity::{CLASSES, capacity_bound, capacity_max, fill_batch, turn_min};
+use crate::cache_capacity::{
+    CLASSES, FILL_MAX, capacity_bound, capacity_max, fill_batch, turn_min,
+};
 use crate::page_map::{FIRST_CLASS, entry_of_class};
 use crate::process_bin::Spread;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -412,7 +414,7 @@ impl ThreadCache {
     }
 
     /// The room for a batch of slots to be allocated, of which there are none: at most
-    /// half of the capacity, which first grows, since the class is in use. Report with
+    /// half of the capacity, which first grows if that makes the batch larger. Report with
     /// [`filled`](Self::filled) what was put there; the last comes out first.
     #[expect(
         clippy::mut_from_ref,
@@ -420,9 +422,13 @@ impl ThreadCache {
     )]
     pub(crate) fn room_for_fill(&self, class: usize) -> &mut [*mut u8] {
         debug_assert!(self.stacks(class).is_empty());
-        self.grow(class);
+        self.cold[class].wanted.set(true);
+        let capacity = &self.cold[class].capacity;
+        if fill_batch(capacity.get().into()) < FILL_MAX {
+            self.grow(class);
+        }
         let base = self.stacks(class).base.load(Relaxed);
-        let batch = fill_batch(self.cold[class].capacity.get().into());
+        let batch = fill_batch(capacity.get().into());
         // SAFETY: The array has room for the capacity, and only the owner, who
         // calls, uses it.
         unsafe { core::slice::from_raw_parts_mut(base, batch) }
