@@ -13,7 +13,7 @@ use crate::process_arena::ProcessArena;
 use crate::process_bin::{Slabs, Spread};
 use crate::remote_free::Outbox;
 use crate::shared_pages::{SharedPages, prefetch_to_write, remote_word_id};
-use crate::size_class::GENERAL;
+use crate::size_class::{GENERAL, SizeClass};
 use crate::sync::Guard;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -136,77 +136,34 @@ impl ArenaTable {
         slots: &[*mut u8],
     ) -> Released {
         let shape = GENERAL.class(class);
-        let records = pages.records();
-        let mut slabs = [const { MaybeUninit::<SlabId>::uninit() }; BATCH_MAX];
-        let mut last = (usize::MAX, SlabId::NONE);
-        for (place, &object) in slabs.iter_mut().zip(slots) {
-            // What was freed together often lies together.
-            let page = object.addr() / PAGE_BYTES;
-            if page != last.0 {
-                let slab = pages.slab_of_freed(object, class);
-                // The record may lie on two cache lines, and the first remote word,
-                // which names the owner, on the second.
-                prefetch_to_write(records.address(slab));
-                prefetch_to_write(records.address(SlabId(remote_word_id(slab, shape, 0))));
-                last = (page, slab);
-            }
-            place.write(last.1);
-        }
-        // SAFETY: So many were written.
-        let slabs = unsafe { slabs[..slots.len()].assume_init_ref() };
+        let mut rows = [const { MaybeUninit::<Row>::uninit() }; BATCH_MAX];
+        let mut rows = find_rows(pages, class, slots, &mut rows);
         let mut own_bin = None;
         let mut outbox = None;
-        let mut at = 0;
-        while at < slots.len() {
-            let slab = slabs[at];
-            // SAFETY: The slab is alive, since the slot is not free yet.
-            let (mut slot, owner) = unsafe {
-                (
-                    pages.slot_of(slots[at], slab, shape),
-                    pages.owner(slab, shape),
-                )
-            };
-            at += 1;
-            if owner != own {
-                let (word, mut bits) = pages.remote_word(slab, shape, slot);
-                while at < slots.len() && slabs[at] == slab {
-                    // SAFETY: As above.
-                    slot =
-                        unsafe { pages.slot_beside((slots[at - 1], slot), slots[at], slab, shape) };
-                    let (next, bit) = pages.remote_word(slab, shape, slot);
-                    if next != word || bits & bit != 0 {
-                        break;
-                    }
-                    bits |= bit;
-                    at += 1;
-                }
-                outbox
-                    .get_or_insert_with(|| {
-                        Outbox::new(pages, |owner| &self.arena(owner).inboxes[class])
-                    })
-                    .add(owner, word, bits);
-                continue;
-            }
-            let bin: &mut Guard<'_, Slabs> =
-                own_bin.get_or_insert_with(|| self.arena(own).bins[class].slabs.lock());
-            // The slots of one word of the slab's bitmap go back together.
-            let (mut word, mut bits, mut count) = (slot >> 6, 1_u64 << (slot & 63), 1);
-            let first = at - 1;
-            while at < slots.len() && slabs[at] == slab {
+        while let Some(&Row { slab, .. }) = rows.first() {
+            // SAFETY: The slab is alive, since its slots are not free yet.
+            let owner = unsafe { pages.owner(slab, shape) };
+            if owner == own {
+                let bin: &mut Guard<'_, Slabs> =
+                    own_bin.get_or_insert_with(|| self.arena(own).bins[class].slabs.lock());
                 // SAFETY: As above.
-                slot = unsafe { pages.slot_beside((slots[at - 1], slot), slots[at], slab, shape) };
-                let bit = 1 << (slot & 63);
-                if slot >> 6 != word || bits & bit != 0 {
-                    bin.put(pages, slab, word, bits, count);
-                    (word, bits, count) = (slot >> 6, 0, 0);
-                }
-                bits |= bit;
-                count += 1;
-                at += 1;
+                rows = unsafe {
+                    each_word(pages, shape, rows, |word, bits, count| {
+                        bin.put(pages, slab, word, bits, count);
+                        bin.traffic.flushed_slots += u64::from(count);
+                    })
+                };
+                bin.relist_if_due(pages, shape, slab);
+            } else {
+                let inbox_of = |owner| &self.arena(owner).inboxes[class];
+                let outbox = outbox.get_or_insert_with(|| Outbox::new(pages, inbox_of));
+                // SAFETY: As above.
+                rows = unsafe {
+                    each_word(pages, shape, rows, |word, bits, _| {
+                        outbox.add(owner, remote_word_id(slab, shape, word), bits);
+                    })
+                };
             }
-            bin.put(pages, slab, word, bits, count);
-            bin.traffic.flushed_slots += (at - first) as u64;
-            bin.relist_if_due(pages, shape, slab);
         }
         if let Some(bin) = &mut own_bin {
             bin.traffic.flushes += 1;
@@ -216,6 +173,112 @@ impl ArenaTable {
             mailed: outbox.is_some_and(Outbox::send),
         }
     }
+}
+
+/// Slots that follow each other on one page of a slab, in the order in which they were
+/// freed too.
+#[derive(Clone, Copy)]
+struct Row {
+    first: *mut u8,
+    slab: SlabId,
+    count: u32,
+}
+
+/// Sorts slots of the class into rows, and asks for the records of their slabs. Stops
+/// the process where a slot is none of the class.
+#[inline]
+fn find_rows<'a>(
+    pages: &SharedPages,
+    class: usize,
+    slots: &[*mut u8],
+    rows: &'a mut [MaybeUninit<Row>; BATCH_MAX],
+) -> &'a [Row] {
+    let shape = GENERAL.class(class);
+    let size = shape.size as usize;
+    let records = pages.records();
+    let (mut found, mut at) = (0, 0);
+    let mut last = (usize::MAX, SlabId::NONE);
+    while at < slots.len() {
+        let first = slots[at];
+        let page = first.addr() / PAGE_BYTES;
+        if page != last.0 {
+            let slab = pages.slab_of_freed(first, class);
+            // The record may lie on two cache lines, and the first remote word,
+            // which names the owner, on the second.
+            prefetch_to_write(records.address(slab));
+            prefetch_to_write(records.address(SlabId(remote_word_id(slab, shape, 0))));
+            last = (page, slab);
+        }
+        let start = at;
+        let mut next = first.addr() + size;
+        at += 1;
+        while at < slots.len() && slots[at].addr() == next && next / PAGE_BYTES == page {
+            next += size;
+            at += 1;
+        }
+        rows[found].write(Row {
+            first,
+            slab: last.1,
+            count: (at - start) as u32,
+        });
+        found += 1;
+    }
+    // SAFETY: So many were written.
+    unsafe { rows[..found].assume_init_ref() }
+}
+
+/// Hands the words of a slab's bitmap that have slots of the first rows to `take`, each
+/// with the slots' bits and their number. Returns the rows from the first of another slab
+/// on.
+///
+/// # Safety
+///
+/// The slab is alive and of the class, and stays alive after `take`.
+#[inline(always)]
+unsafe fn each_word<'a>(
+    pages: &SharedPages,
+    shape: &SizeClass,
+    rows: &'a [Row],
+    mut take: impl FnMut(u32, u64, u32),
+) -> &'a [Row] {
+    let slab = rows[0].slab;
+    if let [row, rest @ ..] = rows
+        && row.count == 1
+        && rest.first().is_none_or(|next| next.slab != slab)
+    {
+        // SAFETY: Passed on to the caller.
+        let slot = unsafe { pages.first_slot_of(row.first, 1, slab, shape) };
+        take(slot >> 6, 1 << (slot & 63), 1);
+        return rest;
+    }
+    let (mut word, mut bits, mut count) = (0, 0, 0);
+    let mut rows = rows.iter();
+    while let Some(row) = rows.as_slice().first().filter(|row| row.slab == slab) {
+        rows.next();
+        // SAFETY: Passed on to the caller.
+        let mut slot = unsafe { pages.first_slot_of(row.first, row.count, slab, shape) };
+        let mut left = row.count;
+        loop {
+            let here = left.min(64 - (slot & 63));
+            let mask = (u64::MAX >> (64 - here)) << (slot & 63);
+            // A slot that was freed twice comes twice.
+            if slot >> 6 != word || bits & mask != 0 {
+                if count > 0 {
+                    take(word, bits, count);
+                }
+                (word, bits, count) = (slot >> 6, 0, 0);
+            }
+            bits |= mask;
+            count += here;
+            slot += here;
+            left -= here;
+            if left == 0 {
+                break;
+            }
+        }
+    }
+    take(word, bits, count);
+    rows.as_slice()
 }
 
 #[cfg(test)]

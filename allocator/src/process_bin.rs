@@ -56,18 +56,10 @@ pub(crate) struct Slabs {
 impl Slabs {
     pub(crate) fn drain(&mut self, pages: &SharedPages, shape: &SizeClass, inbox: &Inbox) {
         inbox.drain(pages, |id, word, slots| {
-            self.traffic.remote_slots += u64::from(slots.count_ones());
             let slab = SlabId(id - word.offset());
-            // The 63 slots lie in two words of the free bitmap at most.
-            let (first, shift) = (word.first_slot() >> 6, word.first_slot() & 63);
-            let low = slots << shift;
-            let high = if shift == 0 { 0 } else { slots >> (64 - shift) };
-            if low != 0 {
-                self.put(pages, slab, first, low, low.count_ones());
-            }
-            if high != 0 {
-                self.put(pages, slab, first + 1, high, high.count_ones());
-            }
+            let count = slots.count_ones();
+            self.put(pages, slab, word.index(), slots, count);
+            self.traffic.remote_slots += u64::from(count);
             self.relist_if_due(pages, shape, slab);
         });
     }

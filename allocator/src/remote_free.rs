@@ -1,64 +1,47 @@
 //! Frees by threads that do not own the slab.
 //!
 //! Each slab has, beside the free bitmap that only its owner touches, one or more
-//! [`RemoteWord`]s for everybody else: 63 slots and a QUEUED bit in one atomic,
-//! and a link. To free slots of a foreign slab is one `fetch_or` of their bits
-//! *and* QUEUED per word. Whoever finds that QUEUED was clear has the licence to
-//! use the word's link, and pushes the word on the [`Inbox`] of the slab's owner,
-//! a Treiber stack. The owner takes the whole stack with one `swap` and each
-//! word's bits, QUEUED among them, with one more.
+//! [`RemoteWord`]s for everybody else: an atomic with a bit for each of 64 slots, as in
+//! the bitmap, and a link. To free slots of a foreign slab is one `fetch_or` of their
+//! bits per word. Whoever finds that no bit was set has the licence to use the word's
+//! link, and pushes the word on the [`Inbox`] of the slab's owner, a Treiber stack.
+//! The owner takes the whole stack with one `swap` and each word's bits with one more.
 //!
 //! ```text
 //!  a freeing thread                        the owner (holds its bin's lock)
-//!  old = bits.fetch_or(slots | QUEUED)     id = head.swap(0)
-//!  if old has no QUEUED:                   while id != 0:
+//!  old = bits.fetch_or(slots)              id = head.swap(0)
+//!  if old is 0:                            while id != 0:
 //!      do next = head                          id' = next       (before the swap)
 //!      while head.cas(next, word) fails        slots = bits.swap(0)
 //! ```
 //!
-//! Why the flag lives in the same word as the slots, and not in a word of its
-//! own per slab: one read-modify-write either comes before the owner's `swap`,
-//! which then takes its slots, or after it, when QUEUED is clear and the slots
-//! wait for the push. So
+//! That a word is queued is not said apart, since it is exactly when it has a slot:
+//! one read-modify-write either comes before the owner's `swap`, which then takes its
+//! slots, or after it, when the word is empty and the slots wait for the push. So
 //!
 //! - **no wake-up is lost**: a word with a slot set is on an inbox, or a thread is
 //!   about to push it;
 //! - **no recycling race**: a thread touches a word only while slots that it freed
 //!   itself are in it, unseen by the owner. Such a slab is not wholly free, so
 //!   its record can be given to another slab, or its memory back to the system,
-//!   as soon as the owner has seen every slot return. With a separate flag a
-//!   thread may still be about to set it then, and the record would have to keep
-//!   its type and its flag for ever.
+//!   as soon as the owner has seen every slot return. With a flag in a word of its
+//!   own a thread may still be about to set it then, and the record would have to
+//!   keep its type and its flag for ever.
 //!
 //! The owner must take slots only from words that it found on its inbox.
 
 use crate::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 
-/// Slots that one [`RemoteWord`] stands for.
-pub(crate) const SLOTS_PER_WORD: u32 = 63;
-
-/// The word is on an inbox, or the thread that set this is about to push it.
-const QUEUED: u64 = 1 << SLOTS_PER_WORD;
-
-/// How many words a slab of `slots` slots needs.
-pub(crate) const fn words_for(slots: u32) -> u32 {
-    slots.div_ceil(SLOTS_PER_WORD)
-}
-
-/// Where a slot's bit is: the index of its word within the slab, and the mask.
-#[inline]
-pub(crate) const fn locate(slot: u32) -> (u32, u64) {
-    (slot / SLOTS_PER_WORD, 1 << (slot % SLOTS_PER_WORD))
-}
-
 /// The slots of one word of one slab that other threads have freed.
 ///
 /// All but the two atomics stays the same as long as the slab lives.
 #[repr(C)]
 pub(crate) struct RemoteWord {
+    /// While a bit is set the word is on an inbox, or the thread that set the first is
+    /// about to push it.
     bits: AtomicU64,
-    /// The next word on the same inbox; belongs to whoever set QUEUED.
+    /// The next word on the same inbox; belongs to whoever set the first bit.
     next: AtomicU32,
     owner: u16,
     offset: u8,
@@ -90,10 +73,10 @@ impl RemoteWord {
         u32::from(self.offset)
     }
 
-    /// The slot of the lowest bit.
+    /// Which of the slab's words it is, here and in the slab's own bitmap.
     #[inline]
-    pub(crate) fn first_slot(&self) -> u32 {
-        u32::from(self.index) * SLOTS_PER_WORD
+    pub(crate) fn index(&self) -> u32 {
+        u32::from(self.index)
     }
 
     /// Frees slots.
@@ -103,17 +86,17 @@ impl RemoteWord {
     /// afterwards only the word may be touched, and only to push it.
     #[inline]
     fn publish(&self, slots: u64) -> Publish {
-        debug_assert!(slots != 0 && slots & QUEUED == 0);
+        debug_assert!(slots != 0);
         // Release gives the freed objects' contents to the owner's swap in
         // `Inbox::drain`. Acquire meets that swap as well: the owner has read
         // `next` before this thread writes it.
-        let old = self.bits.fetch_or(slots | QUEUED, AcqRel);
-        if old & slots != 0 {
-            Publish::DoubleFree(old & slots)
-        } else if old & QUEUED == 0 {
+        let old = self.bits.fetch_or(slots, AcqRel);
+        if old == 0 {
             Publish::MustPush
-        } else {
+        } else if old & slots == 0 {
             Publish::Done
+        } else {
+            Publish::DoubleFree(old & slots)
         }
     }
 }
@@ -190,6 +173,14 @@ struct Pending {
     owner: u16,
 }
 
+/// The entry of [`Outbox::pending`] for a word. The numbers of words of slabs that were
+/// made together lie at regular distances, whose low bits are few.
+#[inline]
+fn place_of(word: u32) -> usize {
+    const { assert!(OUTBOX_WORDS == 8) };
+    (word.wrapping_mul(0x9e37_79b9) >> 29) as usize
+}
+
 impl<'a, W: Words, I: Fn(u16) -> &'a Inbox> Outbox<'a, W, I> {
     /// An empty outbox. `inbox_of` gives the inbox of an owner.
     #[inline]
@@ -207,8 +198,7 @@ impl<'a, W: Words, I: Fn(u16) -> &'a Inbox> Outbox<'a, W, I> {
     /// their bits. Stops the process if one is free already, where that is seen.
     #[inline]
     pub(crate) fn add(&mut self, owner: u16, word: u32, slots: u64) {
-        // Records are at least 48 bytes long, in units of 16.
-        let entry = &mut self.pending[word as usize / 2 % OUTBOX_WORDS];
+        let entry = &mut self.pending[place_of(word)];
         if entry.word == word && entry.slots & slots == 0 {
             entry.slots |= slots;
             return;
@@ -322,13 +312,13 @@ impl Inbox {
         while id != 0 {
             let word = words.word(id);
             let taken_id = id;
-            // The link is read before the swap clears QUEUED and with it gives the
+            // The link is read before the swap clears the bits and with them gives the
             // link away; Release keeps it in this order for the next `publish`.
             id = word.next.load(Relaxed);
             // Acquire meets the Release of each `publish` whose slots are in here.
             let bits = word.bits.swap(0, AcqRel);
-            debug_assert!(bits & QUEUED != 0 && bits & !QUEUED != 0);
-            take(taken_id, word, bits & !QUEUED);
+            debug_assert!(bits != 0);
+            take(taken_id, word, bits);
             taken += 1;
         }
         taken
@@ -358,19 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn slots_have_places_of_their_own() {
-        let mut seen = std::collections::HashSet::new();
-        for slot in 0..512 {
-            let (word, mask) = locate(slot);
-            assert!(word < words_for(512));
-            assert_eq!(mask & QUEUED, 0);
-            assert!(seen.insert((word, mask)));
-        }
-        assert_eq!(words_for(63), 1);
-        assert_eq!(words_for(64), 2);
-    }
-
-    #[test]
     fn a_word_is_queued_once_until_it_is_drained() {
         let table = Table((0..3).map(|index| RemoteWord::new(7, 2, index)).collect());
         let inbox = Inbox::new();
@@ -379,7 +356,7 @@ mod tests {
         assert_eq!(table.0[0].publish(0b1), Publish::MustPush);
         assert!(inbox.push(&table, chain(&table, &[1])));
         assert_eq!(table.0[0].publish(0b100), Publish::Done);
-        assert_eq!(table.0[2].publish(1 << 62), Publish::MustPush);
+        assert_eq!(table.0[2].publish(1 << 63), Publish::MustPush);
         assert_eq!(table.0[1].publish(0b1), Publish::MustPush);
         assert!(!inbox.push(&table, chain(&table, &[3, 2])));
 
@@ -387,12 +364,12 @@ mod tests {
         assert_eq!(
             inbox.drain(&table, |id, word, slots| got.push((
                 id,
-                word.first_slot(),
+                word.index(),
                 slots
             ))),
             3
         );
-        assert_eq!(got, [(2, 63, 1), (3, 126, 1 << 62), (1, 0, 0b101)]);
+        assert_eq!(got, [(2, 1, 1), (3, 2, 1 << 63), (1, 0, 0b101)]);
         assert!(inbox.is_empty());
         assert_eq!(table.0[0].publish(0b1), Publish::MustPush);
     }
@@ -441,7 +418,7 @@ mod tests {
         let table = Table((0..2).map(|index| RemoteWord::new(1, 0, index)).collect());
         let inbox = Inbox::new();
         let mut outbox = Outbox::new(&table, |_| &inbox);
-        for slot in 0..63 {
+        for slot in 0..u64::BITS {
             outbox.add(1, 1, 1 << slot);
             outbox.add(1, 2, 1 << slot);
             assert_eq!(table.0[0].bits.load(Relaxed), 0, "nothing is published yet");
@@ -449,7 +426,7 @@ mod tests {
         assert!(outbox.send());
         let mut words = 0;
         inbox.drain(&table, |_, _, slots| {
-            assert_eq!(slots, !QUEUED);
+            assert_eq!(slots, u64::MAX);
             words += 1;
         });
         assert_eq!(words, 2);

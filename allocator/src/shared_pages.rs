@@ -11,7 +11,7 @@ use crate::page_heap::{PageHeap, PageHeapOptions};
 use crate::page_map::LARGE_FREED;
 use crate::page_map::{FREE, LARGE_HEAD, SAMPLED_HEAD, class_of_entry, entry_of_class};
 use crate::refault::Refaults;
-use crate::remote_free::{self, RemoteWord, Words};
+use crate::remote_free::{RemoteWord, Words};
 use crate::size_class::{GENERAL, SizeClass};
 use crate::slab::{Records, SlabRecord, SlabSource, extra_offset};
 use crate::sync::atomic::AtomicU32;
@@ -27,9 +27,9 @@ const UNIT_BYTES: usize = 16;
 /// as used address space from then on, and costs tables.
 const ALIGN_MAX: usize = 1 << 30;
 
-/// Remote words at the end of a slab's record.
+/// Remote words at the end of a slab's record: as many as its bitmap has.
 pub(crate) const fn remote_words(class: &SizeClass) -> u32 {
-    remote_free::words_for(class.slots as u32)
+    class.words as u32
 }
 
 /// The number of a slab's remote word with this index.
@@ -230,10 +230,29 @@ impl SharedPages {
     ///
     /// # Safety
     ///
+    /// As for [`first_slot_of`](Self::first_slot_of).
+    #[cfg(feature = "hardened")]
+    pub(crate) unsafe fn slot_of(&self, object: *const u8, slab: SlabId, class: &SizeClass) -> u32 {
+        // SAFETY: Passed on to the caller.
+        unsafe { self.first_slot_of(object, 1, slab, class) }
+    }
+
+    /// The slot of the first of `count` small objects that follow each other in a slab.
+    /// Stops the process where the pointer is none that was handed out, or the slab ends
+    /// before they do.
+    ///
+    /// # Safety
+    ///
     /// As for [`slab_of`](Self::slab_of), whose result is `slab`; the slab is of
     /// the class.
     #[inline]
-    pub(crate) unsafe fn slot_of(&self, object: *const u8, slab: SlabId, class: &SizeClass) -> u32 {
+    pub(crate) unsafe fn first_slot_of(
+        &self,
+        object: *const u8,
+        count: u32,
+        slab: SlabId,
+        class: &SizeClass,
+    ) -> u32 {
         let start = if class.pages == 1 {
             self.page_of(object)
         } else {
@@ -245,32 +264,10 @@ impl SharedPages {
         };
         let offset = object.addr() - self.base_address() - (start << PAGE_SHIFT);
         let slot = class.slot_of(offset as u32);
-        if slot * class.size != offset as u32 || slot >= u32::from(class.slots) {
+        if slot * class.size != offset as u32 || slot + count > u32::from(class.slots) {
             misuse(INTERIOR, object.addr(), class.size);
         }
         slot
-    }
-
-    /// The same, given another object of the slab and its slot: what is freed in the order
-    /// of addresses takes no division.
-    ///
-    /// # Safety
-    ///
-    /// As for [`slot_of`](Self::slot_of).
-    #[inline(always)]
-    pub(crate) unsafe fn slot_beside(
-        &self,
-        (other, other_slot): (*const u8, u32),
-        object: *const u8,
-        slab: SlabId,
-        class: &SizeClass,
-    ) -> u32 {
-        let is_next = object.addr() == other.addr() + class.size as usize;
-        if is_next && other_slot + 1 < u32::from(class.slots) {
-            return other_slot + 1;
-        }
-        // SAFETY: Passed on to the caller.
-        unsafe { self.slot_of(object, slab, class) }
     }
 
     /// Stops the process because a slot of the slab was freed twice.
@@ -291,13 +288,6 @@ impl SharedPages {
         let class = GENERAL.class(usize::from(class));
         let offset = start.byte_offset() + (slot * class.size) as usize;
         misuse(DOUBLE_FREE, self.base_address() + offset, class.size)
-    }
-
-    /// The slot's remote word and the mask of its bit.
-    #[inline]
-    pub(crate) fn remote_word(&self, slab: SlabId, class: &SizeClass, slot: u32) -> (u32, u64) {
-        let (index, mask) = remote_free::locate(slot);
-        (remote_word_id(slab, class, index), mask)
     }
 
     /// The arena that owns the slab.
@@ -484,7 +474,7 @@ impl Words for SharedPages {
 
     fn double_free(&self, id: u32, slots: u64) -> ! {
         let word = self.word(id);
-        let slot = word.first_slot() + slots.trailing_zeros();
+        let slot = word.index() << 6 | slots.trailing_zeros();
         // SAFETY: A slot of the slab is about to be freed, so the slab is alive.
         unsafe { SharedPages::double_free(self, SlabId(id - word.offset()), slot) }
     }
