@@ -90,10 +90,12 @@ impl Background {
 
     #[cold]
     fn wake(&'static self, may_start: bool) -> bool {
-        if self
-            .state
-            .compare_exchange(ASLEEP, AWAKE, SeqCst, Relaxed)
-            .is_ok()
+        // Where there is no thread, callers only read the state, at the same time.
+        if self.state.load(Relaxed) == ASLEEP
+            && self
+                .state
+                .compare_exchange(ASLEEP, AWAKE, SeqCst, Relaxed)
+                .is_ok()
         {
             futex_wake(&self.state);
         } else if may_start {

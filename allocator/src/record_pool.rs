@@ -1,12 +1,15 @@
 //! A pool of small records of a few sizes, in pages of their own.
 //!
 //! Each page, a *block*, holds records of one size, counted in units of 16
-//! bytes, and says in its first two units which are taken:
+//! bytes, and says in its first four units, a cache line, which are taken:
 //!
 //! ```text
-//! unit 0    2         2 + n      2 + 2n
+//! unit 0    4         4 + n      4 + 2n
 //! | header  | record 0 | record 1 | ...
 //! ```
+//!
+//! So records of four and of eight units share no cache line with others, which other
+//! processors may be about to write.
 //!
 //! The lowest block with room serves, so that high blocks empty; an empty one
 //! serves records of any size, or goes back to the system.
@@ -24,7 +27,7 @@ const UNIT_BYTES: usize = 16;
 /// Units of a block.
 const BLOCK_UNITS: u32 = (PAGE_BYTES / UNIT_BYTES) as u32;
 /// Units of a block's header.
-const HEADER_UNITS: u32 = 2;
+const HEADER_UNITS: u32 = 4;
 /// Least units of a record, so that a block's bitmap has room for all.
 const RECORD_UNITS_MIN: u32 = 2;
 /// Set of the blocks that are empty and have no memory behind them; among the

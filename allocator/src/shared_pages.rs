@@ -45,13 +45,23 @@ pub(crate) struct SharedPages {
     class_entries: *mut u8,
     slab_entries: *const u32,
     records: Records,
+    counts: Line<Counts>,
+    pages: Line<Lock<Pages>>,
+}
+
+/// A value on cache lines of its own: the fields above, which every free reads, would
+/// otherwise go from processor to processor with each change of a lock beside them.
+#[repr(align(64))]
+struct Line<T>(T);
+
+/// What the page lock's holder leaves for others to read.
+struct Counts {
     /// Free pages that are resident and to be given back, as of the last change.
     dirty: AtomicU32,
-    /// The fewest of these since [`restart_dirty_least`](Self::restart_dirty_least).
+    /// The fewest of these since [`SharedPages::restart_dirty_least`].
     dirty_least: AtomicU32,
     /// Pages with memory behind them, as of the last change.
     resident: AtomicU32,
-    pages: Lock<Pages>,
 }
 
 // SAFETY: `dirty` and `pages` are made for sharing, and the rest stays as it is.
@@ -84,10 +94,12 @@ impl SharedPages {
             class_entries: heap.map().class_entries(),
             slab_entries: heap.map().slab_entries(),
             records: source.records(),
-            dirty: AtomicU32::new(0),
-            dirty_least: AtomicU32::new(0),
-            resident: AtomicU32::new(0),
-            pages: Lock::new(
+            counts: Line(Counts {
+                dirty: AtomicU32::new(0),
+                dirty_least: AtomicU32::new(0),
+                resident: AtomicU32::new(0),
+            }),
+            pages: Line(Lock::new(
                 Rank::Pages,
                 Pages {
                     source,
@@ -95,7 +107,7 @@ impl SharedPages {
                     fences: Fences::new(),
                     refaults: Refaults::new(options.decay_ms),
                 },
-            ),
+            )),
         })
     }
 
@@ -103,15 +115,15 @@ impl SharedPages {
     /// for meanwhile.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Pages) -> T) -> T {
         let errno = Errno::save();
-        let mut pages = self.pages.lock();
+        let mut pages = self.pages.0.lock();
         let result = act(&mut pages);
         let counts = pages.source.pages.counts();
         let dirty = counts.purgeable();
-        self.dirty.store(dirty, Relaxed);
-        if dirty < self.dirty_least.load(Relaxed) {
-            self.dirty_least.store(dirty, Relaxed);
+        self.counts.0.dirty.store(dirty, Relaxed);
+        if dirty < self.counts.0.dirty_least.load(Relaxed) {
+            self.counts.0.dirty_least.store(dirty, Relaxed);
         }
-        self.resident.store(counts.resident(), Relaxed);
+        self.counts.0.resident.store(counts.resident(), Relaxed);
         drop(pages);
         errno.restore();
         result
@@ -119,28 +131,31 @@ impl SharedPages {
 
     /// The page lock itself, for the fork handlers.
     pub(crate) fn lock(&self) -> &Lock<Pages> {
-        &self.pages
+        &self.pages.0
     }
 
     /// Free pages that are resident and to be given back, as of a moment ago.
     #[inline]
     pub(crate) fn dirty(&self) -> u32 {
-        self.dirty.load(Relaxed)
+        self.counts.0.dirty.load(Relaxed)
     }
 
     /// The fewest pages that were dirty at any time since the last call: so many have
     /// lain idle for so long.
     pub(crate) fn restart_dirty_least(&self) -> u32 {
-        let _pages = self.pages.lock();
-        let least = self.dirty_least.load(Relaxed);
-        self.dirty_least.store(self.dirty.load(Relaxed), Relaxed);
+        let _pages = self.pages.0.lock();
+        let least = self.counts.0.dirty_least.load(Relaxed);
+        self.counts
+            .0
+            .dirty_least
+            .store(self.counts.0.dirty.load(Relaxed), Relaxed);
         least
     }
 
     /// Pages with memory behind them, as of a moment ago.
     #[inline]
     pub(crate) fn resident(&self) -> u32 {
-        self.resident.load(Relaxed)
+        self.counts.0.resident.load(Relaxed)
     }
 
     /// The slabs' records.
