@@ -252,11 +252,20 @@ impl Process {
     pub(crate) fn make_room(&self, thread: &'static Thread, class: usize) {
         // Before the class grows, which a tick might take back.
         self.after_slow_event(thread);
-        if !thread.cache.grow(class) {
+        // Most likely it frees what others allocate, and has no use for it.
+        let returns = thread.cache.at_hand(class) == 0;
+        let grows = match returns {
+            true => thread.cache.grow_to_return(class),
+            false => thread.cache.grow(class),
+        };
+        if !grows {
+            let freed = thread.cache.freed(class, usize::MAX);
             let count = if thread.cache.is_sparse(class) {
-                usize::MAX
+                freed.len()
+            } else if returns {
+                whole_pages(freed, freed.len())
             } else {
-                thread.cache.freed(class, usize::MAX).len().div_ceil(2)
+                whole_pages(freed, freed.len().div_ceil(2))
             };
             self.flush(thread, class, count);
             if thread.cache.is_full(class) {
@@ -624,6 +633,27 @@ fn has_work() -> bool {
     Process::get().is_some_and(|process| Purger::has_work(&process.pages, &process.arenas))
 }
 
+/// How many of the slots that were freed first go back, where that shall be about
+/// `count`: those of the last page wait for what may follow them, since slots that go
+/// back together do so at the cost of one.
+fn whole_pages(freed: &[*mut u8], count: usize) -> usize {
+    let page = |at: usize| freed[at].addr() / PAGE_BYTES;
+    let mut start = count.min(freed.len().saturating_sub(1));
+    let mut before = 0;
+    if start == 0 || page(before) == page(start) {
+        return count;
+    }
+    while start - before > 1 {
+        let middle = before.midpoint(start);
+        if page(middle) == page(start) {
+            start = middle;
+        } else {
+            before = middle;
+        }
+    }
+    start
+}
+
 /// From now on only allocations start the purge thread, since the C library's own
 /// frees come here.
 pub(crate) fn serve_the_c_library() {
@@ -693,4 +723,37 @@ unsafe fn open_after_fork() {
     }
     // SAFETY: As above.
     unsafe { PLACE.making.release_after_fork() };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::ptr;
+
+    fn slots_on(pages: &[usize]) -> Vec<*mut u8> {
+        pages
+            .iter()
+            .map(|page| ptr::without_provenance_mut(page * PAGE_BYTES))
+            .collect()
+    }
+
+    #[test]
+    fn slots_of_one_page_go_back_together() {
+        let freed = slots_on(&[1, 1, 2, 2, 2, 3, 3]);
+        assert_eq!(whole_pages(&freed, 7), 5, "the last page may get more");
+        assert_eq!(whole_pages(&freed, 4), 2);
+        assert_eq!(whole_pages(&freed, 2), 2);
+        assert_eq!(whole_pages(&freed, 1), 1, "some must go");
+        assert_eq!(whole_pages(&slots_on(&[1, 1, 1]), 3), 3);
+        assert_eq!(whole_pages(&slots_on(&[1]), 1), 1);
+        assert_eq!(whole_pages(&[], 0), 0);
+    }
+
+    #[test]
+    fn some_slots_go_back_in_whatever_order_they_were_freed() {
+        let freed = slots_on(&[5, 2, 5, 1, 2, 5, 2, 2, 9, 5, 5]);
+        for count in 1..=freed.len() {
+            assert!((1..=count).contains(&whole_pages(&freed, count)));
+        }
+    }
 }

@@ -4,6 +4,7 @@
 use super::ThreadCache;
 use super::layout::tier_for;
 use crate::cache_capacity::{capacity_least, class_share, grown, slot_bytes};
+use crate::process_bin::Spread;
 use crate::sync::atomic::Ordering::Relaxed;
 
 /// Slow events (fills and flushes) between two ticks of a busy thread, and between two
@@ -27,6 +28,24 @@ impl ThreadCache {
     /// Raises the class's capacity; false where that is at its end, and slots have
     /// to be flushed to make room.
     pub(crate) fn grow(&self, class: usize) -> bool {
+        self.grow_if(class, self.cold[class].spread.get())
+    }
+
+    /// The same for a class without a slot to be allocated: what is freed here waits to
+    /// go back together, and the more of a slab's slots do the better. So it may hold as
+    /// much as if its slabs were dense, unless they are sparse.
+    pub(crate) fn grow_to_return(&self, class: usize) -> bool {
+        debug_assert_eq!(self.at_hand(class), 0);
+        let is_sparse = self.is_sparse(class);
+        let spread = if is_sparse {
+            Spread::Sparse
+        } else {
+            Spread::Dense
+        };
+        self.grow_if(class, spread)
+    }
+
+    fn grow_if(&self, class: usize, spread: Spread) -> bool {
         let cold = &self.cold[class];
         cold.wanted.set(true);
         let old = usize::from(cold.capacity.get());
@@ -35,7 +54,7 @@ impl ThreadCache {
         let room = budget
             .saturating_sub(used_by_others)
             .min(class_share(budget));
-        let new = grown(class, old, room, cold.spread.get());
+        let new = grown(class, old, room, spread);
         if new > old {
             self.set_capacity(class, new);
         }

@@ -175,6 +175,26 @@ fn a_class_that_is_dense_no_more_gives_up_what_only_a_dense_one_may_hold() {
 }
 
 #[test]
+fn what_only_waits_to_go_back_may_be_more_unless_the_class_is_sparse() {
+    let class = GENERAL.class_of(16);
+    for (spread, more) in [
+        (Spread::Loose, true),
+        (Spread::Dense, true),
+        (Spread::Sparse, false),
+    ] {
+        open_cache!(cache);
+        cache.set_spread(class, spread);
+        let mut pushed = 0;
+        while push(cache, class, pushed) || cache.grow_to_return(class) {
+            pushed = cache.freed(class, usize::MAX).len();
+        }
+        cache.check();
+        assert_eq!(pushed > CAPACITY_MAX_LOOSE, more, "{spread:?}");
+        assert!(pushed >= CAPACITY_MAX_LOOSE);
+    }
+}
+
+#[test]
 fn capacity_follows_use_and_sinks_when_idle() {
     open_cache!(cache);
     let class = GENERAL.class_of(32);
