@@ -9,7 +9,7 @@ use crate::arena_table::ArenaTable;
 use crate::background::{Background, Work};
 use crate::cache_capacity::budget_bytes;
 use crate::fatal::complain;
-use crate::fork::{self, Handlers};
+use crate::fork::{Handlers, Registration};
 use crate::hardened::{self, Dice};
 use crate::heap_profile::PROFILE;
 use crate::heap_stats::Sources;
@@ -61,6 +61,12 @@ static PLACE: Place = Place {
     making: Lock::new(Rank::Registry, ()),
     process: UnsafeCell::new(MaybeUninit::uninit()),
 };
+
+static FORK: Registration = Registration::new(Handlers {
+    prepare: fork_prepare,
+    parent: fork_parent,
+    child: fork_child,
+});
 
 static BACKGROUND: Background = Background::new(Work { tick, has_work });
 
@@ -177,13 +183,9 @@ impl Process {
             }
         }
         // Without the lock, as the system may allocate here.
-        static REGISTERED: AtomicBool = AtomicBool::new(false);
-        if !REGISTERED.swap(true, Relaxed) {
-            fork::register(&Handlers {
-                prepare: fork_prepare,
-                parent: fork_parent,
-                child: fork_child,
-            });
+        static COMPLETED: AtomicBool = AtomicBool::new(false);
+        if !COMPLETED.swap(true, Relaxed) {
+            FORK.register_with_threads();
             if exit_report() != ExitReport::None {
                 call_at_exit();
             }
@@ -195,6 +197,7 @@ impl Process {
     /// where it has to do without.
     #[cold]
     pub(crate) fn attach(&self) -> Option<&'static Thread> {
+        FORK.note_threads();
         if thread::current().is_late() {
             return None;
         }
@@ -623,6 +626,7 @@ fn exit_report() -> ExitReport {
 
 /// What the purge thread does when it is awake.
 fn tick() -> Option<u64> {
+    FORK.note_threads();
     let process = Process::get()?;
     let now_ms = os::now_ms();
     PURGER.tick(&process.pages, &process.arenas, now_ms, Caller::PurgeThread)
@@ -655,9 +659,18 @@ fn whole_pages(freed: &[*mut u8], count: usize) -> usize {
 }
 
 /// From now on only allocations start the purge thread, since the C library's own
-/// frees come here.
-pub(crate) fn serve_the_c_library() {
+/// frees come here. And where its `calloc` is found to call [`note_threads`], it is relied
+/// on for that.
+pub(crate) fn serve_the_c_library(calloc: impl FnOnce()) {
     FREES_START.store(false, Relaxed);
+    FORK.try_call(calloc);
+}
+
+/// Gets ready for more than one thread, if one is about to be made. The C library
+/// allocates for it without any lock.
+#[inline(always)]
+pub(crate) fn note_threads() {
+    FORK.note_threads();
 }
 
 /// Runs when a thread that has a cache ends.

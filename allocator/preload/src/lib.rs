@@ -82,7 +82,6 @@ macro_rules! export {
 
 export! {
     malloc = malloc(size: usize) -> *mut c_void;
-    calloc = calloc(count: usize, size: usize) -> *mut c_void;
     realloc = realloc(object: *mut c_void, size: usize) -> *mut c_void;
     reallocarray = reallocarray(object: *mut c_void, count: usize, size: usize) -> *mut c_void;
     free = free(object: *mut c_void);
@@ -120,6 +119,13 @@ export! {
     _ZdaPv = free(object: *mut c_void);
     _ZdlPvm = free_sized(object: *mut c_void, size: usize);
     _ZdaPvm = free_sized(object: *mut c_void, size: usize);
+}
+
+/// See [`c_api::calloc`], and [`c_api::note_threads`].
+#[unsafe(no_mangle)]
+pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
+    c_api::note_threads();
+    c_api::calloc(count, size)
 }
 
 /// `operator delete` with arguments that do not matter.
@@ -266,7 +272,24 @@ export_new! {
 static AT_START: extern "C" fn() = at_start;
 
 extern "C" fn at_start() {
-    c_api::serve_the_c_library();
+    c_api::serve_the_c_library(|| {
+        // More than there can be, so that nothing is allocated.
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: The address is that of `calloc` as the dynamic linker has found it for
+        // the whole process, where this library's need not come first. `errno` is the
+        // calling thread's own.
+        unsafe {
+            let calloc: extern "C" fn(usize, usize) -> *mut c_void;
+            core::arch::asm!(
+                "mov {calloc}, qword ptr [rip + calloc@GOTPCREL]",
+                calloc = out(reg) calloc,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+            let errno = *libc::__errno_location();
+            calloc(usize::MAX, usize::MAX);
+            *libc::__errno_location() = errno;
+        }
+    });
 }
 
 /// Gives all free memory back to the system at once. Returns the bytes.

@@ -3,7 +3,9 @@
 
 mod preloaded;
 
+use std::ffi::OsStr;
 use std::io::Write;
+use std::process::Command;
 
 #[cfg(not(feature = "hardened"))]
 use preloaded::output;
@@ -34,6 +36,23 @@ fn ten_thousand_threads_leave_nothing_behind() {
 fn forks_find_the_heap_whole_at_any_moment() {
     if let Some(program) = compile("forks.c", "forks", &[]) {
         assert_eq!(stdout(&mut preloaded(program)), "ok\n");
+    }
+}
+
+#[test]
+fn fork_handlers_are_registered_before_a_second_thread_runs() {
+    let arguments = [OsStr::new("-rdynamic")];
+    if let Some(program) = compile("atfork.c", "atfork", &arguments) {
+        // Elsewhere nobody knows in time that there will be a second thread.
+        let alone = match cfg!(all(target_arch = "x86_64", target_env = "gnu")) {
+            true => 0,
+            false => 1,
+        };
+        let expected = format!("{alone} 1 1\n");
+        assert_eq!(stdout(&mut preloaded(&program)), expected);
+        // The C library makes threads without the heap of one that is only opened.
+        let mut command = Command::new(program);
+        assert_eq!(stdout(command.arg(library("libslab_alloc.so"))), "1\n");
     }
 }
 

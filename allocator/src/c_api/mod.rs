@@ -41,8 +41,19 @@ use core::ptr;
 /// program whose `malloc` this is: before the first thread is started, at best. Frees
 /// then never start the heap's purge thread, since the C library may hold the lock
 /// meanwhile under which it starts threads; allocations do, from 16 MiB on.
-pub fn serve_the_c_library() {
-    process::serve_the_c_library();
+///
+/// `calloc` is to call the function that the C library calls by this name, which need not
+/// be here: another library may come first.
+pub fn serve_the_c_library(calloc: impl FnOnce()) {
+    process::serve_the_c_library(calloc);
+}
+
+/// Gets the heap ready for a `fork` beside other threads, if one is about to be made: to
+/// be called first in the `calloc` of whoever [serves the C
+/// library](serve_the_c_library), which calls that for each thread before it runs.
+#[inline(always)]
+pub fn note_threads() {
+    process::note_threads();
 }
 
 /// The alignment of every object, in bytes: that of C's `max_align_t` on all 64-bit
