@@ -193,13 +193,15 @@ fn find_rows<'a>(
     slots: &[*mut u8],
     rows: &'a mut [MaybeUninit<Row>; BATCH_MAX],
 ) -> &'a [Row] {
+    debug_assert!(slots.len() <= rows.len());
     let shape = GENERAL.class(class);
     let size = shape.size as usize;
     let records = pages.records();
-    let (mut found, mut at) = (0, 0);
+    let mut found = 0;
     let mut last = (usize::MAX, SlabId::NONE);
-    while at < slots.len() {
-        let first = slots[at];
+    let mut rest = slots.iter();
+    for place in rows.iter_mut() {
+        let Some(&first) = rest.next() else { break };
         let page = first.addr() / PAGE_BYTES;
         if page != last.0 {
             let slab = pages.slab_of_freed(first, class);
@@ -209,17 +211,20 @@ fn find_rows<'a>(
             prefetch_to_write(records.address(SlabId(remote_word_id(slab, shape, 0))));
             last = (page, slab);
         }
-        let start = at;
         let mut next = first.addr() + size;
-        at += 1;
-        while at < slots.len() && slots[at].addr() == next && next / PAGE_BYTES == page {
+        let mut count = 1;
+        while let Some(object) = rest.as_slice().first() {
+            if object.addr() != next || next / PAGE_BYTES != page {
+                break;
+            }
             next += size;
-            at += 1;
+            count += 1;
+            rest.next();
         }
-        rows[found].write(Row {
+        place.write(Row {
             first,
             slab: last.1,
-            count: (at - start) as u32,
+            count,
         });
         found += 1;
     }
