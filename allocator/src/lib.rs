@@ -96,7 +96,7 @@
 //! words     fatal sync units size_class options settings
 //! system    os unwind sampling cgroup
 //! pages     metadata bit_sets buddy decay refault density page_map chunk page_heap page_purge promotion record_pool call_stacks sample_table
-//! objects   slab bin hardened hand punch large fences evacuation merging remote_free
+//! objects   slab bin slab_stock hardened hand punch large fences evacuation merging remote_free
 //! arenas    stats local_arena upkeep relocation heap_map introspect handle_arena arena model
 //! shared    shared_pages heap_profile process_bin process_arena arena_table purger
 //! threads   cache_capacity thread_cache tls tenancy thread fork background
@@ -217,6 +217,8 @@ pub mod relocation;
 mod remote_free;
 pub mod settings;
 mod slab;
+#[cfg(not(loom))]
+mod slab_stock;
 mod sync;
 mod tenancy;
 mod upkeep;

@@ -11,6 +11,7 @@ use crate::process_bin::{Slabs, Spread, refill_pages};
 use crate::remote_free::Inbox;
 use crate::shared_pages::{SharedPages, prefetch_to_write};
 use crate::size_class::GENERAL;
+use crate::slab_stock::Made;
 use crate::stats::Traffic;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
@@ -201,9 +202,14 @@ impl ProcessArena {
 
     /// Makes a slab of the class.
     fn new_slab(&self, pages: &SharedPages, class: usize) -> Option<SlabId> {
-        let slab = pages.with(|pages| pages.source.make(class))?;
-        // SAFETY: The slab is new and of the class.
-        unsafe { pages.write_remote_words(slab, GENERAL.class(class), self.number) };
+        let made = pages.with_stock(|pages| pages.stock.make(&mut pages.source, class))?;
+        let shape = GENERAL.class(class);
+        let (Made::New(slab) | Made::Again(slab)) = made;
+        // SAFETY: The slab is the caller's and of the class.
+        if made == Made::New(slab) || unsafe { pages.owner(slab, shape) } != self.number {
+            // SAFETY: As above, so nobody else knows of it.
+            unsafe { pages.write_remote_words(slab, shape, self.number) };
+        }
         self.used.fetch_or(1 << class, Relaxed);
         Some(slab)
     }

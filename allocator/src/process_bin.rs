@@ -125,10 +125,10 @@ impl Slabs {
                 // SAFETY: No slot of the slab is in use.
                 unsafe { verify_released(pages, *slab) };
             }
-            pages.with(|pages| {
+            pages.with_stock(|pages| {
                 for slab in &self.empty[..count] {
                     // SAFETY: No slot of the slab is in use, and it is no bin's.
-                    unsafe { pages.source.release(*slab) };
+                    unsafe { pages.stock.put(&mut pages.source, *slab) };
                 }
             });
         }
@@ -141,7 +141,7 @@ impl Slabs {
         let mut budget = 512;
         if punch::is_worthwhile(&self.bin, shape) {
             let records = pages.records();
-            pages.with(|pages| {
+            pages.with_stock(|pages| {
                 let heap = &mut pages.source.pages;
                 // SAFETY: The slabs are of the bin whose lock guards `self`.
                 unsafe {
@@ -211,5 +211,5 @@ pub(crate) fn refill_pages(
         start: slab.record().start.plus(first),
         pages: last - first + 1,
     };
-    pages.with(|pages| pages.source.pages.refill(run));
+    pages.with_stock(|pages| pages.source.pages.refill(run));
 }

@@ -14,6 +14,7 @@ use crate::refault::Refaults;
 use crate::remote_free::{RemoteWord, Words};
 use crate::size_class::{GENERAL, SizeClass};
 use crate::slab::{Records, SlabRecord, SlabSource, extra_offset};
+use crate::slab_stock::SlabStock;
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Errno, Lock, Rank};
@@ -74,6 +75,7 @@ unsafe impl Send for SharedPages {}
 /// What the page lock guards.
 pub(crate) struct Pages {
     pub(crate) source: SlabSource,
+    pub(crate) stock: SlabStock,
     pub(crate) large: LargeCounts,
     pub(crate) fences: Fences,
     pub(crate) refaults: Refaults,
@@ -103,6 +105,7 @@ impl SharedPages {
                 Rank::Pages,
                 Pages {
                     source,
+                    stock: SlabStock::new(),
                     large: LargeCounts::default(),
                     fences: Fences::new(),
                     refaults: Refaults::new(options.decay_ms),
@@ -111,14 +114,23 @@ impl SharedPages {
         })
     }
 
-    /// Runs `act` under the page lock. Keeps `errno`, whatever the system is asked
-    /// for meanwhile.
+    /// Runs `act` under the page lock, with nothing in stock: what is free is the page
+    /// heap's. Keeps `errno`, whatever the system is asked for meanwhile.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Pages) -> T) -> T {
+        self.with_stock(|pages| {
+            pages.stock.give_up(&mut pages.source);
+            act(pages)
+        })
+    }
+
+    /// The same for slabs' makers, and for those who take or give back pages without a
+    /// look at what else is free.
+    pub(crate) fn with_stock<T>(&self, act: impl FnOnce(&mut Pages) -> T) -> T {
         let errno = Errno::save();
         let mut pages = self.pages.0.lock();
         let result = act(&mut pages);
         let counts = pages.source.pages.counts();
-        let dirty = counts.purgeable();
+        let dirty = counts.purgeable() + pages.stock.pages();
         self.counts.0.dirty.store(dirty, Relaxed);
         if dirty < self.counts.0.dirty_least.load(Relaxed) {
             self.counts.0.dirty_least.store(dirty, Relaxed);
@@ -377,7 +389,7 @@ impl SharedPages {
     }
 
     fn free_large_if(&self, object: *mut u8, fits: impl FnOnce(PageRun) -> bool) {
-        self.with(|pages| {
+        self.with_stock(|pages| {
             let run = self.large_run(pages, object);
             if !fits(run) {
                 fatal(WRONG_SIZE, object.addr());

@@ -333,8 +333,42 @@ impl SlabSource {
             self.records.free(id);
             return None;
         };
+        self.write_record(id, class, run);
+        Some(id)
+    }
+
+    /// Makes a slab one of another class whose slabs have as many pages, as if it had
+    /// just been made. `None`, with nothing changed, where memory is short.
+    ///
+    /// # Safety
+    /// The slab is live and on no list, all of its slots are free and none of its
+    /// pages is punched, and nobody else uses it or its record.
+    pub(crate) unsafe fn reshape(&mut self, id: SlabId, class: usize) -> Option<SlabId> {
+        // SAFETY: passed on to the caller.
+        let slab = unsafe { self.records().slab(id) };
+        let units = |class: usize| {
+            let shape = self.table.class(class);
+            units_for(extra_offset(shape) + (self.extra_bytes)(shape))
+        };
+        let old = usize::from(slab.record().class);
+        let run = slab.run(self.table.class(old));
+        debug_assert_eq!(u32::from(self.table.class(class).pages), run.pages);
+        let (old_units, new_units) = (units(old), units(class));
+        let mut place = id;
+        if old_units != new_units {
+            place = self.records.allocate(new_units)?;
+            self.records.free(id);
+        }
+        self.write_record(place, class, run);
+        Some(place)
+    }
+
+    /// Writes the record of a new slab, with room for it at `id`, and enters the slab
+    /// in the page map.
+    fn write_record(&mut self, id: SlabId, class: usize, run: PageRun) {
+        let shape = self.table.class(class);
         let record = self.records().address(id).cast::<SlabRecord>();
-        // SAFETY: the record was just allocated, with room for the bitmap.
+        // SAFETY: the record is the caller's, with room for the bitmap.
         unsafe {
             record.write(SlabRecord {
                 start: run.start,
@@ -356,7 +390,6 @@ impl SlabSource {
             }
         }
         self.pages.map_mut().enter_slab(run, class, id);
-        Some(id)
     }
 
     /// Copies the record of a slab to a lower place, if records are scattered,
