@@ -52,6 +52,13 @@ impl Registration {
         }
     }
 
+    /// Whether the process is known to have had no second thread since the heap was made.
+    pub(crate) fn is_alone(&self) -> bool {
+        let watched = self.watched.load(Relaxed);
+        // SAFETY: What is watched stays as long as the process.
+        !ptr::eq(watched, &raw const NOTHING) && unsafe { (*watched).load(Relaxed) } != 0
+    }
+
     #[cold]
     fn note(&self) {
         if ptr::eq(self.watched.load(Relaxed), &raw const CALL) {

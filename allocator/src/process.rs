@@ -94,9 +94,14 @@ static PURGER: Purger = Purger::new();
 /// may not.
 const RESIDENT_PAGES_START: u32 = (16 << 20) / PAGE_BYTES as u32;
 
-/// Whether a free may start the purge thread. Not where the C library itself frees
+/// Free pages for which a free starts the purge thread where the C library frees here,
+/// too, if no fewer than are in use and the process has had no other thread.
+const DIRTY_PAGES_LEFT: u32 = (2 << 20) / PAGE_BYTES as u32;
+
+/// Whether a free may start the purge thread at any time. Not where the C library itself frees
 /// here: it does so with the lock held that it takes to start a thread. It allocates
-/// without that lock, so there an allocation starts the thread, in time.
+/// without that lock, so there an allocation starts the thread, in time; a free does in a
+/// process that has had no other.
 static FREES_START: AtomicBool = AtomicBool::new(true);
 
 impl Process {
@@ -398,7 +403,20 @@ impl Process {
     pub(crate) fn notify_if_dirty(&self) {
         let dirty = self.pages.dirty();
         if dirty >= DIRTY_PAGES_WAKE {
-            self.notify(dirty >= DIRTY_PAGES_START && FREES_START.load(Relaxed));
+            self.notify(self.frees_may_start(dirty));
+        }
+    }
+
+    /// Whether a free may start the purge thread for so many free pages.
+    fn frees_may_start(&self, dirty: u32) -> bool {
+        match FREES_START.load(Relaxed) {
+            true => dirty >= DIRTY_PAGES_START,
+            // The C library frees what a thread had with that lock held: not as long as
+            // there has been no other thread. Nobody may call the heap any more who could
+            // start ours later, so this is for what a program leaves behind.
+            false => {
+                dirty >= DIRTY_PAGES_LEFT && dirty >= self.pages.resident() / 2 && FORK.is_alone()
+            }
         }
     }
 

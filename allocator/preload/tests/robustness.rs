@@ -56,6 +56,23 @@ fn fork_handlers_are_registered_before_a_second_thread_runs() {
     }
 }
 
+// Elsewhere nobody knows that there is no other thread. The hardened mode holds some back.
+#[cfg(all(target_arch = "x86_64", target_env = "gnu", not(feature = "hardened")))]
+#[test]
+fn what_a_small_program_leaves_behind_goes_back() {
+    let Some(program) = compile("left.c", "left", &[]) else {
+        return;
+    };
+    let left = |mib: &str| {
+        let mut command = preloaded(&program);
+        command.env("SLAB_ALLOC_OPTIONS", "purge_delay_ms:50");
+        stdout(command.arg(mib))
+    };
+    assert_eq!(left("8"), "2 gone\n");
+    // So little is not worth a thread.
+    assert_eq!(left("1"), "1 kept\n");
+}
+
 #[test]
 fn memory_that_runs_out_is_there_again_when_it_is_freed() {
     if let Some(program) = compile("limit.c", "limit", &[]) {

@@ -39,8 +39,9 @@ use core::ptr;
 
 /// Tells the heap that the C library itself allocates and frees here, as it does in a
 /// program whose `malloc` this is: before the first thread is started, at best. Frees
-/// then never start the heap's purge thread, since the C library may hold the lock
-/// meanwhile under which it starts threads; allocations do, from 16 MiB on.
+/// then do not start the heap's purge thread once there has been another, since the C
+/// library may hold the lock meanwhile under which it starts threads; allocations do, from
+/// 16 MiB on.
 ///
 /// `calloc` is to call the function that the C library calls by this name, which need not
 /// be here: another library may come first.
