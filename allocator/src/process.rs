@@ -154,14 +154,18 @@ impl Process {
 
     fn with_region(region_bytes: usize, settings: &Settings) -> Option<Self> {
         let region_bytes = region_bytes.next_multiple_of(CHUNK_BYTES);
+        let processors = processors();
+        // A thread may be kept from its processor while it holds a lock that others wait
+        // for, and so may as many as there are processors: hence more than these.
+        let arenas_max = (processors * 4).min(ARENAS_MAX);
         Some(Self {
             pages: SharedPages::new(&PageHeapOptions {
                 region_bytes,
                 region_bytes_min: region_bytes,
                 decay_ms: settings.purge_delay_ms,
             })?,
-            arenas: ArenaTable::new(arenas_max())?,
-            registry: Lock::new(Rank::Registry, Registry::new()?),
+            arenas: ArenaTable::new(arenas_max as u16)?,
+            registry: Lock::new(Rank::Registry, Registry::new(processors.max(2) as u32)?),
             exit_key: None,
         })
     }
@@ -560,9 +564,8 @@ impl Process {
     }
 }
 
-/// Arenas for so many threads as can run at the same time, and as many again for
-/// those that wait while they hold a lock or a lot of memory.
-fn arenas_max() -> u16 {
+/// Threads that can run at the same time.
+fn processors() -> usize {
     // Not the C library's function, which lies far from any other that is used here:
     // the kernel maps 64 KiB of code around what is called.
     let mut set = [0_u64; 16];
@@ -572,11 +575,11 @@ fn arenas_max() -> u16 {
         let room = size_of_val(&set);
         libc::syscall(libc::SYS_sched_getaffinity, 0, room, set.as_mut_ptr())
     };
-    let processors = match written {
+    let processors: usize = match written {
         1.. => set.iter().map(|word| word.count_ones() as usize).sum(),
         _ => ARENAS_MAX,
     };
-    (processors.max(1) * 4).min(ARENAS_MAX) as u16
+    processors.max(1)
 }
 
 fn settings_of_environment() -> Settings {

@@ -140,9 +140,9 @@ pub(crate) struct Registry {
 const STRIDE: usize = size_of::<Thread>().next_multiple_of(PAGE_BYTES);
 
 impl Registry {
-    /// A registry without threads; `None` where the process may not have the
-    /// address space.
-    pub(crate) fn new() -> Option<Self> {
+    /// A registry without threads, of which so many may have an arena each; `None` where
+    /// the process may not have the address space.
+    pub(crate) fn new(unshared_arenas: u32) -> Option<Self> {
         let mut threads_max = THREADS_MAX;
         let area = loop {
             match Area::reserve(threads_max * STRIDE, PAGE_BYTES, 16 * STRIDE) {
@@ -156,7 +156,7 @@ impl Registry {
             made: 0,
             free: Table::with_len(THREADS_MAX / 64)?,
             free_count: 0,
-            tenancy: Tenancy::new(),
+            tenancy: Tenancy::new(unshared_arenas),
         })
     }
 
