@@ -18,6 +18,7 @@
 
 use crate::process_bin::Spread;
 use crate::size_class::GENERAL;
+use crate::units::PAGE_BYTES;
 
 /// The number of classes.
 pub(crate) const CLASSES: usize = GENERAL.count();
@@ -88,21 +89,19 @@ pub(crate) const fn capacity_max(class: usize) -> usize {
 
 /// Slots that a stack of the class may hold however small the budget is.
 pub(crate) const fn capacity_least(class: usize) -> usize {
-    let slots = LEAST_BYTES / slot_bytes(class);
-    if slots > LEAST_SLOTS_MAX {
-        LEAST_SLOTS_MAX
-    } else if slots < LEAST_SLOTS_MIN {
-        LEAST_SLOTS_MIN
-    } else {
-        slots
-    }
+    slots_of(class, LEAST_BYTES, LEAST_SLOTS_MAX)
 }
 
 /// Slots that a stack of the class may hold when the class is first used.
 pub(crate) const fn capacity_start(class: usize) -> usize {
-    let slots = CAPACITY_START_BYTES / slot_bytes(class);
-    if slots > CAPACITY_START {
-        CAPACITY_START
+    slots_of(class, CAPACITY_START_BYTES, CAPACITY_START)
+}
+
+/// Slots of the class in so many bytes: [`LEAST_SLOTS_MIN`] up to `max`.
+const fn slots_of(class: usize, bytes: usize, max: usize) -> usize {
+    let slots = bytes / slot_bytes(class);
+    if slots > max {
+        max
     } else if slots < LEAST_SLOTS_MIN {
         LEAST_SLOTS_MIN
     } else {
@@ -151,10 +150,59 @@ pub(crate) fn fill_batch(capacity: usize) -> usize {
     capacity.div_ceil(2).min(FILL_MAX)
 }
 
+/// How many of the slots that were freed first go back, where that shall be about
+/// `count`: those of the last page wait for what may follow them, since slots that go
+/// back together do so at the cost of one.
+pub(crate) fn whole_pages(freed: &[*mut u8], count: usize) -> usize {
+    let page = |at: usize| freed[at].addr() / PAGE_BYTES;
+    let mut start = count.min(freed.len().saturating_sub(1));
+    let mut before = 0;
+    if start == 0 || page(before) == page(start) {
+        return count;
+    }
+    while start - before > 1 {
+        let middle = before.midpoint(start);
+        if page(middle) == page(start) {
+            start = middle;
+        } else {
+            before = middle;
+        }
+    }
+    start
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::ptr;
     use proptest::prelude::*;
+
+    fn slots_on(pages: &[usize]) -> Vec<*mut u8> {
+        pages
+            .iter()
+            .map(|page| ptr::without_provenance_mut(page * PAGE_BYTES))
+            .collect()
+    }
+
+    #[test]
+    fn slots_of_one_page_go_back_together() {
+        let freed = slots_on(&[1, 1, 2, 2, 2, 3, 3]);
+        assert_eq!(whole_pages(&freed, 7), 5, "the last page may get more");
+        assert_eq!(whole_pages(&freed, 4), 2);
+        assert_eq!(whole_pages(&freed, 2), 2);
+        assert_eq!(whole_pages(&freed, 1), 1, "some must go");
+        assert_eq!(whole_pages(&slots_on(&[1, 1, 1]), 3), 3);
+        assert_eq!(whole_pages(&slots_on(&[1]), 1), 1);
+        assert_eq!(whole_pages(&[], 0), 0);
+    }
+
+    #[test]
+    fn some_slots_go_back_in_whatever_order_they_were_freed() {
+        let freed = slots_on(&[5, 2, 5, 1, 2, 5, 2, 2, 9, 5, 5]);
+        for count in 1..=freed.len() {
+            assert!((1..=count).contains(&whole_pages(&freed, count)));
+        }
+    }
 
     #[test]
     fn the_budget_follows_the_heap_up_to_its_limit() {

@@ -5,7 +5,7 @@
 //! | classes | [`FREE`] | the page is free |
 //! | | [`LARGE_HEAD`], [`LARGE_BODY`] | the first page, any further page of a large run |
 //! | | [`SAMPLED_HEAD`] | the first page of a large run whose object a heap profile has sampled |
-//! | | [`FENCE_IN_FRONT`], [`FENCE_BEHIND`], [`LARGE_FREED`] | pages that the hardened mode guards |
+//! | | 4 to 6 | pages that the hardened mode guards |
 //! | | [`FIRST_CLASS`] + class | a page of a slab of that class |
 //! | slabs | slab number, perhaps with [`SPARSE`] and [`GUESTS`] | on pages of slabs |
 //! | | pages of the run | on the first page of a large run |
@@ -30,23 +30,13 @@ pub(crate) const LARGE_BODY: u8 = 2;
 /// object may be a small one.
 pub(crate) const SAMPLED_HEAD: u8 = 3;
 
-/// Entry of the guard page in front of a large run, of the hardened mode.
-#[cfg_attr(
-    not(feature = "hardened"),
-    expect(dead_code, reason = "names an entry")
-)]
+/// Entries of guard pages around a large run, and of one that was freed and is held back,
+/// all of the hardened mode.
+#[cfg(feature = "hardened")]
 pub(crate) const FENCE_IN_FRONT: u8 = 4;
-/// Entry of the guard page behind a large run, of the hardened mode.
-#[cfg_attr(
-    not(feature = "hardened"),
-    expect(dead_code, reason = "names an entry")
-)]
+#[cfg(feature = "hardened")]
 pub(crate) const FENCE_BEHIND: u8 = 5;
-/// Entry of a large run that was freed and is held back, of the hardened mode.
-#[cfg_attr(
-    not(feature = "hardened"),
-    expect(dead_code, reason = "names an entry")
-)]
+#[cfg(feature = "hardened")]
 pub(crate) const LARGE_FREED: u8 = 6;
 
 /// Entry of the pages of the first class's slabs. Those of the others follow.

@@ -7,7 +7,7 @@
 
 use crate::arena_table::ArenaTable;
 use crate::background::{Background, Work};
-use crate::cache_capacity::budget_bytes;
+use crate::cache_capacity::{budget_bytes, whole_pages};
 use crate::fatal::complain;
 use crate::fork::{Handlers, Registration};
 use crate::hardened::{self, Dice};
@@ -98,8 +98,8 @@ const RESIDENT_PAGES_START: u32 = (16 << 20) / PAGE_BYTES as u32;
 /// too, if no fewer than are in use and the process has had no other thread.
 const DIRTY_PAGES_LEFT: u32 = (2 << 20) / PAGE_BYTES as u32;
 
-/// Whether a free may start the purge thread at any time. Not where the C library itself frees
-/// here: it does so with the lock held that it takes to start a thread. It allocates
+/// Whether a free may start the purge thread at any time. Not where the C library itself
+/// frees here: it does so with the lock held that it takes to start a thread. It allocates
 /// without that lock, so there an allocation starts the thread, in time; a free does in a
 /// process that has had no other.
 static FREES_START: AtomicBool = AtomicBool::new(true);
@@ -658,27 +658,6 @@ fn has_work() -> bool {
     Process::get().is_some_and(|process| Purger::has_work(&process.pages, &process.arenas))
 }
 
-/// How many of the slots that were freed first go back, where that shall be about
-/// `count`: those of the last page wait for what may follow them, since slots that go
-/// back together do so at the cost of one.
-fn whole_pages(freed: &[*mut u8], count: usize) -> usize {
-    let page = |at: usize| freed[at].addr() / PAGE_BYTES;
-    let mut start = count.min(freed.len().saturating_sub(1));
-    let mut before = 0;
-    if start == 0 || page(before) == page(start) {
-        return count;
-    }
-    while start - before > 1 {
-        let middle = before.midpoint(start);
-        if page(middle) == page(start) {
-            start = middle;
-        } else {
-            before = middle;
-        }
-    }
-    start
-}
-
 /// From now on only allocations start the purge thread, since the C library's own
 /// frees come here. And where its `calloc` is found to call [`note_threads`], it is relied
 /// on for that.
@@ -757,37 +736,4 @@ unsafe fn open_after_fork() {
     }
     // SAFETY: As above.
     unsafe { PLACE.making.release_after_fork() };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use core::ptr;
-
-    fn slots_on(pages: &[usize]) -> Vec<*mut u8> {
-        pages
-            .iter()
-            .map(|page| ptr::without_provenance_mut(page * PAGE_BYTES))
-            .collect()
-    }
-
-    #[test]
-    fn slots_of_one_page_go_back_together() {
-        let freed = slots_on(&[1, 1, 2, 2, 2, 3, 3]);
-        assert_eq!(whole_pages(&freed, 7), 5, "the last page may get more");
-        assert_eq!(whole_pages(&freed, 4), 2);
-        assert_eq!(whole_pages(&freed, 2), 2);
-        assert_eq!(whole_pages(&freed, 1), 1, "some must go");
-        assert_eq!(whole_pages(&slots_on(&[1, 1, 1]), 3), 3);
-        assert_eq!(whole_pages(&slots_on(&[1]), 1), 1);
-        assert_eq!(whole_pages(&[], 0), 0);
-    }
-
-    #[test]
-    fn some_slots_go_back_in_whatever_order_they_were_freed() {
-        let freed = slots_on(&[5, 2, 5, 1, 2, 5, 2, 2, 9, 5, 5]);
-        for count in 1..=freed.len() {
-            assert!((1..=count).contains(&whole_pages(&freed, count)));
-        }
-    }
 }

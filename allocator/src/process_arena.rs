@@ -210,7 +210,10 @@ impl ProcessArena {
             // SAFETY: As above, so nobody else knows of it.
             unsafe { pages.write_remote_words(slab, shape, self.number) };
         }
-        self.used.fetch_or(1 << class, Relaxed);
+        // A write takes the line from other threads, which free to the inboxes on it.
+        if self.used.load(Relaxed) & (1 << class) == 0 {
+            self.used.fetch_or(1 << class, Relaxed);
+        }
         Some(slab)
     }
 

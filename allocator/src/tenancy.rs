@@ -24,7 +24,6 @@ pub(crate) const ARENAS_MAX: usize = 256;
 /// How many threads use each arena.
 pub(crate) struct Tenancy {
     users: [u32; ARENAS_MAX],
-    threads: u32,
     /// So many threads get an arena each.
     unshared: u32,
 }
@@ -34,7 +33,6 @@ impl Tenancy {
     pub(crate) const fn new(unshared: u32) -> Self {
         Self {
             users: [0; ARENAS_MAX],
-            threads: 0,
             unshared,
         }
     }
@@ -47,24 +45,22 @@ impl Tenancy {
         let least_used = (0..made).min_by_key(|number| self.users[*number]);
         let arena = match least_used {
             Some(number) if self.users[number] == 0 => number as u16,
-            Some(number) if made >= self.wanted() => number as u16,
+            Some(number) if made >= self.wanted(made) => number as u16,
             _ => add().or(least_used.map(|number| number as u16))?,
         };
         self.users[usize::from(arena)] += 1;
-        self.threads += 1;
         Some(arena)
     }
 
-    /// Arenas that befit the threads and one more.
-    fn wanted(&self) -> usize {
-        let threads = self.threads + 1;
+    /// Arenas that befit the threads of those that were `made`, and one more.
+    fn wanted(&self, made: usize) -> usize {
+        let threads = self.users[..made].iter().sum::<u32>() + 1;
         self.unshared.max(threads.div_ceil(2)) as usize
     }
 
     /// A thread leaves the arena that it [entered](Tenancy::enter). Returns whether
     /// nobody uses it any more: then the thread settles it.
     pub(crate) fn leave(&mut self, arena: u16) -> bool {
-        self.threads -= 1;
         let users = &mut self.users[usize::from(arena)];
         *users -= 1;
         *users == 0

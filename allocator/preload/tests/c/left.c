@@ -1,6 +1,6 @@
 /* Frees everything and calls nothing any more. The argument: MiB of small objects. Prints
-   the threads right after that, and waits until hardly any of it is resident, if there is
-   a second one, which then is the heap's. */
+   the threads right after that, and waits until less than a quarter of it is resident, if
+   there is a second one, which then is the heap's. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +29,8 @@ static long anonymous_kib(void) { return field("/proc/self/smaps_rollup", "Anony
 int main(int argc, char **argv) {
     (void)argc;
     static void *objects[1 << 20];
-    long count = atol(argv[1]) * 1024 * 1024 / 1000;
+    long mib = atol(argv[1]);
+    long count = mib * 1024 * 1024 / 1000, hardly_kib = mib * 1024 / 4;
     free(malloc(1000));
     long before_kib = anonymous_kib();
     for (long i = 0; i < count; i++)
@@ -38,9 +39,9 @@ int main(int argc, char **argv) {
         free(objects[i]);
     long count_after = threads();
     long kept_kib = anonymous_kib() - before_kib;
-    for (int waited = 0; count_after > 1 && kept_kib > 1024 && waited < 6000; waited++) {
+    for (int waited = 0; count_after > 1 && kept_kib > hardly_kib && waited < 6000; waited++) {
         usleep(10000);
         kept_kib = anonymous_kib() - before_kib;
     }
-    printf("%ld %s\n", count_after, kept_kib <= 1024 ? "gone" : "kept");
+    printf("%ld %s\n", count_after, kept_kib <= hardly_kib ? "gone" : "kept");
 }
