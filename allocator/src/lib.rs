@@ -99,7 +99,7 @@
 //! objects   slab bin slab_stock hardened hand punch large fences evacuation merging remote_free
 //! arenas    stats local_arena upkeep relocation heap_map introspect handle_arena arena model
 //! shared    shared_pages heap_profile process_bin process_arena arena_table purger
-//! threads   cache_capacity thread_cache tls tenancy thread fork background
+//! threads   cache_capacity reuse thread_cache tls tenancy thread fork background
 //! engine    heap_stats report process profiled custody heap
 //! faces     global_alloc control process_stats process_profile pprof c_api pprof_at_exit process_model
 //! ```
@@ -215,6 +215,7 @@ mod punch;
 mod record_pool;
 pub mod relocation;
 mod remote_free;
+mod reuse;
 pub mod settings;
 mod slab;
 #[cfg(not(loom))]

@@ -211,12 +211,29 @@ impl Process {
             return None;
         }
         let budget = budget_bytes(0, CACHE_BYTES.load(Relaxed));
-        let thread = self.registry.lock().attach(&self.arenas, budget)?;
+        let thread = {
+            let mut registry = self.registry.lock();
+            let thread = registry.attach(&self.arenas, budget)?;
+            // Under the lock, lest a profile that starts now miss the thread.
+            if PROFILE.state() != 0 {
+                thread.cache.end_reuse();
+            }
+            thread
+        };
         thread::set_current(thread);
         if let Some(key) = self.exit_key {
             key.arm(thread);
         }
         Some(thread)
+    }
+
+    /// Has every thread's allocations counted from its next slow path on, which comes
+    /// soon then: they take no more what was just freed. For a heap profile.
+    pub(crate) fn end_reuse(&self) {
+        let registry = self.registry.lock();
+        registry
+            .attached()
+            .for_each(|thread| thread.cache.end_reuse());
     }
 
     /// The arena that serves the thread.
@@ -265,7 +282,7 @@ impl Process {
         // Before the class grows, which a tick might take back.
         self.after_slow_event(thread);
         // Most likely it frees what others allocate, and has no use for it.
-        let returns = thread.cache.at_hand(class) == 0;
+        let returns = thread.cache.only_frees(class);
         let grows = match returns {
             true => thread.cache.grow_to_return(class),
             false => thread.cache.grow(class),

@@ -14,8 +14,8 @@ impl SlabAlloc {
     /// goes on with this interval. False where memory is short.
     ///
     /// Sampled objects have pages of their own, so memory grows by one page for each
-    /// `sample_bytes` of live objects. Other threads follow when their caches are next
-    /// filled; what they take from them before passes unseen.
+    /// `sample_bytes` of live objects. Other threads follow when they have used up what
+    /// their caches had to be allocated then, which passes unseen.
     pub fn start_heap_profile(&self, sample_bytes: usize) -> bool {
         // SAFETY: The call cannot fail.
         let process = unsafe { libc::getpid() } as u64;
@@ -25,9 +25,13 @@ impl SlabAlloc {
     /// The same with the seed of the random numbers: a program with one thread has the
     /// same objects sampled each time.
     pub fn start_heap_profile_with_seed(&self, sample_bytes: usize, seed: u64) -> bool {
-        if Process::get_or_make().is_none() || !PROFILE.start(sample_bytes, seed) {
+        let Some(process) = Process::get_or_make() else {
+            return false;
+        };
+        if !PROFILE.start(sample_bytes, seed) {
             return false;
         }
+        process.end_reuse();
         let thread = thread::current();
         if thread.has_cache() {
             profiled::follow(thread, PROFILE.state());

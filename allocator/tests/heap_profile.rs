@@ -8,6 +8,8 @@ use slab_allocator::{Sampled, SlabAlloc};
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
 use std::process::Command;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 #[global_allocator]
 static HEAP: SlabAlloc = SlabAlloc::new();
@@ -123,6 +125,35 @@ fn at_an_interval_of_one_every_object_is_counted() {
     assert_eq!(HEAP.heap_profile_stats().live_samples, 0);
     let stats = HEAP.stats();
     assert_eq!(stats.arenas.large_objects, 0, "{stats:?}");
+}
+
+#[test]
+fn a_thread_that_frees_what_it_allocates_is_seen() {
+    if !is_child("a_thread_that_frees_what_it_allocates_is_seen") {
+        return;
+    }
+    let rounds = AtomicUsize::new(0);
+    let done = AtomicBool::new(false);
+    let wait_for = |more: usize| {
+        let end = rounds.load(Relaxed) + more;
+        while rounds.load(Relaxed) < end {
+            std::thread::yield_now();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                drop(third(1, 100));
+                rounds.fetch_add(1, Relaxed);
+            }
+        });
+        wait_for(10_000);
+        assert!(HEAP.start_heap_profile(1));
+        wait_for(10_000);
+        let seen = under(third).allocated_objects;
+        done.store(true, Relaxed);
+        assert!(seen > 1_000, "{seen}");
+    });
 }
 
 /// Estimates against the truth, within five standard errors of the binomial distribution:

@@ -31,11 +31,10 @@ impl ThreadCache {
         self.grow_if(class, self.cold[class].spread.get())
     }
 
-    /// The same for a class without a slot to be allocated: what is freed here waits to
-    /// go back together, and the more of a slab's slots do the better. So it may hold as
-    /// much as if its slabs were dense, unless they are sparse.
+    /// The same for a class of which the thread [only frees](Self::only_frees) slots:
+    /// these wait to go back together, and the more of a slab's slots do the better. So it
+    /// may hold as much as if its slabs were dense, unless they are sparse.
     pub(crate) fn grow_to_return(&self, class: usize) -> bool {
-        debug_assert_eq!(self.at_hand(class), 0);
         let is_sparse = self.is_sparse(class);
         let spread = if is_sparse {
             Spread::Sparse

@@ -90,9 +90,60 @@ fn the_budget_holds_though_every_class_is_used() {
     const { assert!(size_of::<ThreadCache>() <= 320 << 10) };
 }
 
+#[cfg(not(feature = "hardened"))]
 #[test]
-fn freed_slots_come_back_after_the_turn() {
+fn what_was_freed_last_is_allocated_first_unless_the_class_is_sparse() {
     open_cache!(cache);
+    let class = GENERAL.class_of(64);
+    let filled = fill(cache, class);
+    assert!(push(cache, class, 100) && push(cache, class, 101));
+    assert_eq!(pop(cache, class), slot(101));
+    cache.set_spread(class, Spread::Sparse);
+    assert_eq!(pop(cache, class), slot(filled - 1));
+    cache.set_spread(class, Spread::Dense);
+    assert_eq!(pop(cache, class), slot(100));
+    assert_eq!(pop(cache, class), slot(filled - 2));
+    while cache.tier(class) == 0 {
+        assert!(cache.grow(class));
+    }
+    assert!(push(cache, class, 102));
+    assert_eq!(pop(cache, class), slot(102));
+    cache.end_reuse();
+    assert!(push(cache, class, 103));
+    cache.set_spread(class, Spread::Sparse);
+    cache.set_spread(class, Spread::Dense);
+    assert_eq!(pop(cache, class), slot(filled - 3));
+}
+
+#[test]
+fn a_thread_only_frees_until_slots_come_and_after_it_takes_none_that_stayed() {
+    open_cache!(cache);
+    let class = GENERAL.class_of(64);
+    assert!(cache.only_frees(class) && cache.grow(class));
+    (0..6).for_each(|number| assert!(push(cache, class, number)));
+    cache.flushed(class, 3);
+    assert!(push(cache, class, 6) && cache.only_frees(class));
+    cache.flushed(class, 4);
+    assert!(cache.only_frees(class));
+    fill(cache, class);
+    assert!(!cache.only_frees(class));
+    (7..10).for_each(|number| assert!(push(cache, class, number)));
+    assert!(
+        !cache.only_frees(class),
+        "it has allocated since the last flush"
+    );
+    cache.flushed(class, 1);
+    assert!(cache.only_frees(class));
+    if cfg!(not(feature = "hardened")) {
+        pop(cache, class);
+        assert!(push(cache, class, 11) && !cache.only_frees(class));
+    }
+}
+
+#[test]
+fn freed_slots_that_are_not_reused_come_back_after_the_turn() {
+    open_cache!(cache);
+    cache.end_reuse();
     let class = GENERAL.class_of(1024);
     assert!(!push(cache, class, 0) && cache.grow(class));
     assert!(push(cache, class, 1) && push(cache, class, 2));
@@ -122,6 +173,7 @@ fn a_sparse_class_does_not_turn() {
 fn a_class_that_outgrows_its_arrays_takes_its_slots_along() {
     for tier in 1..TIERS {
         open_cache!(cache);
+        cache.end_reuse();
         let class = GENERAL.class_of(16);
         let room = tier_slots(tier - 1, class);
         cache.set_spread(class, Spread::Dense);
@@ -244,6 +296,7 @@ fn fill(cache: &ThreadCache, class: usize) -> usize {
 #[test]
 fn so_many_slots_are_let_through_as_pass_until_a_sample() {
     open_cache!(cache);
+    cache.end_reuse();
     let class = GENERAL.class_of(64);
     cache.set_profile(1, Some(|_| 6));
     assert_eq!((cache.profile(), fill(cache, class)), (1, 4));
@@ -350,10 +403,18 @@ fn op() -> impl Strategy<Value = Op> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..<_>::default() })]
 
-    /// The stacks behave as two plain stacks that change places.
+    /// The stacks behave as two plain stacks that change places, where what was freed is
+    /// not reused.
     #[test]
-    fn stacks_agree_with_a_model(ops in proptest::collection::vec(op(), 1..400)) {
+    fn stacks_agree_with_a_model(
+        ops in proptest::collection::vec(op(), 1..400),
+        ends in any::<bool>(),
+    ) {
         open_cache!(cache);
+        if ends {
+            cache.end_reuse();
+        }
+        let ends = ends || cfg!(feature = "hardened");
         let mut unused = vec![Vec::new(); CLASSES];
         let mut freed = vec![Vec::new(); CLASSES];
         let mut next = 0;
@@ -361,6 +422,10 @@ proptest! {
             match op {
                 Op::Pop(class) => {
                     let mut got = pop(cache, class);
+                    if !ends && !cache.is_sparse(class) && let Some(newest) = freed[class].pop() {
+                        prop_assert_eq!(got, newest);
+                        continue;
+                    }
                     prop_assert_eq!(got.is_null(), unused[class].is_empty());
                     if got.is_null() && cache.turn(class) {
                         core::mem::swap(&mut unused[class], &mut freed[class]);
