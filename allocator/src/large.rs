@@ -33,10 +33,15 @@ pub(crate) fn allocate(
 ) -> Option<PageRun> {
     let align = u32::try_from(align.div_ceil(PAGE_BYTES)).ok()?;
     let run = heap.allocate_aligned(pages_of(size.max(1))?, align)?;
+    enter(heap, counts, run);
+    Some(run)
+}
+
+/// Makes pages that nobody else uses an object.
+pub(crate) fn enter(heap: &mut PageHeap, counts: &mut LargeCounts, run: PageRun) {
     heap.map_mut().enter_large(run);
     counts.objects += 1;
     counts.pages += run.pages;
-    Some(run)
 }
 
 /// The large object that starts on the page; `None` if none does.
@@ -49,11 +54,16 @@ pub(crate) fn run_at(heap: &PageHeap, start: PageIndex) -> Option<PageRun> {
 
 /// Takes an object's run back.
 pub(crate) fn free(heap: &mut PageHeap, counts: &mut LargeCounts, run: PageRun) {
+    leave(heap, counts, run);
+    heap.free(run);
+}
+
+/// Makes an object no more than the pages that it has.
+pub(crate) fn leave(heap: &mut PageHeap, counts: &mut LargeCounts, run: PageRun) {
     debug_assert_eq!(run_at(heap, run.start), Some(run));
     counts.objects -= 1;
     counts.pages -= run.pages;
     heap.map_mut().clear(run);
-    heap.free(run);
 }
 
 /// Makes a run long enough for `size` bytes, and no longer, where it lies.

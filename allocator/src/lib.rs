@@ -96,7 +96,7 @@
 //! words     fatal sync units size_class options settings
 //! system    os unwind sampling cgroup
 //! pages     metadata bit_sets buddy decay refault density page_map chunk page_heap page_purge promotion record_pool call_stacks sample_table
-//! objects   slab bin slab_stock hardened hand punch large fences evacuation merging remote_free
+//! objects   slab bin slab_stock hardened hand punch large large_stock fences evacuation merging remote_free
 //! arenas    stats local_arena upkeep relocation heap_map introspect handle_arena arena model
 //! shared    shared_pages heap_profile process_bin process_arena arena_table purger
 //! threads   cache_capacity reuse thread_cache tls tenancy thread fork background
@@ -204,6 +204,8 @@ mod hardened;
 mod heap_map;
 mod introspect;
 mod large;
+#[cfg(not(loom))]
+mod large_stock;
 mod merging;
 mod metadata;
 mod os;

@@ -202,7 +202,7 @@ impl ProcessArena {
 
     /// Makes a slab of the class.
     fn new_slab(&self, pages: &SharedPages, class: usize) -> Option<SlabId> {
-        let made = pages.with_stock(|pages| pages.stock.make(&mut pages.source, class))?;
+        let made = pages.with_stock(|pages| pages.make_slab(class))?;
         let shape = GENERAL.class(class);
         let (Made::New(slab) | Made::Again(slab)) = made;
         // SAFETY: The slab is the caller's and of the class.

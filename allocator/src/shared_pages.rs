@@ -5,7 +5,8 @@
 use crate::fatal::{DOUBLE_FREE, INTERIOR, NOT_ALLOCATED, WRONG_SIZE, fatal, misuse};
 use crate::fences::Fences;
 use crate::hardened::{clear_ledger, ledger_bytes};
-use crate::large::LargeCounts;
+use crate::large::{LargeCounts, pages_of};
+use crate::large_stock::LargeStock;
 use crate::page_heap::{PageHeap, PageHeapOptions};
 #[cfg(feature = "hardened")]
 use crate::page_map::LARGE_FREED;
@@ -14,7 +15,7 @@ use crate::refault::Refaults;
 use crate::remote_free::{RemoteWord, Words};
 use crate::size_class::{GENERAL, SizeClass};
 use crate::slab::{Records, SlabRecord, SlabSource, extra_offset};
-use crate::slab_stock::SlabStock;
+use crate::slab_stock::{Made, SlabStock};
 use crate::sync::atomic::AtomicU32;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Errno, Lock, Rank};
@@ -77,8 +78,24 @@ pub(crate) struct Pages {
     pub(crate) source: SlabSource,
     pub(crate) stock: SlabStock,
     pub(crate) large: LargeCounts,
+    large_stock: LargeStock,
     pub(crate) fences: Fences,
     pub(crate) refaults: Refaults,
+}
+
+impl Pages {
+    /// Makes a slab of the class. `None` where memory is short.
+    pub(crate) fn make_slab(&mut self, class: usize) -> Option<Made> {
+        if !self.stock.has_for(class) {
+            self.large_stock.give_up(&mut self.source.pages);
+        }
+        self.stock.make(&mut self.source, class)
+    }
+
+    fn give_up_stock(&mut self) {
+        self.stock.give_up(&mut self.source);
+        self.large_stock.give_up(&mut self.source.pages);
+    }
 }
 
 impl SharedPages {
@@ -107,6 +124,7 @@ impl SharedPages {
                     source,
                     stock: SlabStock::new(),
                     large: LargeCounts::default(),
+                    large_stock: LargeStock::new(),
                     fences: Fences::new(),
                     refaults: Refaults::new(options.decay_ms),
                 },
@@ -118,7 +136,7 @@ impl SharedPages {
     /// heap's. Keeps `errno`, whatever the system is asked for meanwhile.
     pub(crate) fn with<T>(&self, act: impl FnOnce(&mut Pages) -> T) -> T {
         self.with_stock(|pages| {
-            pages.stock.give_up(&mut pages.source);
+            pages.give_up_stock();
             act(pages)
         })
     }
@@ -130,7 +148,7 @@ impl SharedPages {
         let mut pages = self.pages.0.lock();
         let result = act(&mut pages);
         let counts = pages.source.pages.counts();
-        let dirty = counts.purgeable() + pages.stock.pages();
+        let dirty = counts.purgeable() + pages.stock.pages() + pages.large_stock.pages();
         self.counts.0.dirty.store(dirty, Relaxed);
         if dirty < self.counts.0.dirty_least.load(Relaxed) {
             self.counts.0.dirty_least.store(dirty, Relaxed);
@@ -356,7 +374,18 @@ impl SharedPages {
         if align > ALIGN_MAX {
             return (core::ptr::null_mut(), false);
         }
-        self.with(|pages| {
+        self.with_stock(|pages| {
+            let count = match align <= PAGE_BYTES {
+                true => pages_of(size.max(1)),
+                false => None,
+            };
+            let heap = &mut pages.source.pages;
+            let kept =
+                count.and_then(|count| pages.large_stock.take(heap, &mut pages.large, count));
+            if let Some(run) = kept {
+                return (heap.address(run.start).as_ptr(), false);
+            }
+            pages.give_up_stock();
             let Pages {
                 source,
                 large,
@@ -397,10 +426,14 @@ impl SharedPages {
             let Pages {
                 source,
                 large,
+                large_stock,
                 fences,
                 ..
             } = pages;
-            fences.free(&mut source.pages, large, run);
+            let heap = &mut source.pages;
+            if !large_stock.put(heap, large, run) {
+                fences.free(heap, large, run);
+            }
         });
     }
 

@@ -62,11 +62,15 @@ impl SlabStock {
         self.pages
     }
 
+    /// Whether a slab of the class can be made of one that is here.
+    pub(crate) fn has_for(&self, class: usize) -> bool {
+        !self.head.is_none() && self.length == GENERAL.class(class).pages
+    }
+
     /// Makes a slab of the class, all of whose slots are free, on no list. `None` where
     /// memory is short.
     pub(crate) fn make(&mut self, source: &mut SlabSource, class: usize) -> Option<Made> {
-        let length = GENERAL.class(class).pages;
-        let Some(kept) = self.take(source, length) else {
+        let Some(kept) = self.take(source, GENERAL.class(class).pages) else {
             self.give_up(source);
             return source.make(class).map(Made::New);
         };
