@@ -487,7 +487,12 @@ mod tests {
                 .map(|size| GENERAL.class_of(size))
                 .to_vec(),
         );
-        let size = prop_oneof![16_385_usize..200_000, 1_usize << 20..5 << 20];
+        let size = prop_oneof![
+            1 => 16_385_usize..200_000,
+            1 => 1_usize << 20..5 << 20,
+            // So that some find a run of their length in stock.
+            2 => prop::sample::select(vec![16_385_usize, 20_000, 65_536]),
+        ];
         prop_oneof![
             8 => (arena.clone(), class.clone(), 1_usize..65)
                 .prop_map(|(arena, class, count)| Op::Fill { arena, class, count }),
@@ -497,9 +502,9 @@ mod tests {
                 }),
             2 => arena.prop_map(|arena| Op::Settle { arena }),
             1 => Just(Op::Purge),
-            1 => size.clone().prop_map(|size| Op::AllocateLarge { size }),
+            2 => size.clone().prop_map(|size| Op::AllocateLarge { size }),
             1 => (any::<usize>(), size).prop_map(|(pick, size)| Op::ResizeLarge { pick, size }),
-            1 => any::<usize>().prop_map(|pick| Op::FreeLarge { pick }),
+            2 => any::<usize>().prop_map(|pick| Op::FreeLarge { pick }),
         ]
     }
 
@@ -536,7 +541,7 @@ mod tests {
 
     fn agree(ops: Vec<(Op, Faults)>) -> Result<(), TestCaseError> {
         let mut subject = Subject::new();
-        for (op, faults) in ops {
+        for (step, (op, faults)) in ops.into_iter().enumerate() {
             match op {
                 Op::Fill {
                     arena,
@@ -597,7 +602,10 @@ mod tests {
                 }
                 Op::ResizeLarge { .. } | Op::FreeLarge { .. } => {}
             }
-            subject.check();
+            // Not each time: it has what is in stock given up.
+            if step % 4 == 3 {
+                subject.check();
+            }
         }
         for class in 0..CLASSES {
             let slots = subject.choose(class, usize::MAX, 1);

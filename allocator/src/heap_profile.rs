@@ -6,7 +6,10 @@
 //! anyway. A free with a size does not look, and puts the object on the thread's stack
 //! of the class, like any slot; before anything else is done with the stack, the
 //! sampled ones are picked out. So neither path costs anything for the objects that are
-//! not sampled, whether the profile is on or not.
+//! not sampled, whether the profile is on or not. (While the first profile starts, a thread
+//! that is yet to be told may allocate again what it has just freed. A sampled object has
+//! the room of its class, so that does no harm: it stays in the profile until it is freed
+//! once more.)
 //!
 //! ```text
 //! state   0: never on     odd: on     even: off, but sampled objects may be live

@@ -4,8 +4,9 @@
 //!
 //! As with [slabs](crate::slab_stock) nobody but their makers knows of these runs: to all
 //! others the pages are free and dirty, so whoever looks at the page heap gives them up
-//! before. So does a large object of another length, lest it take fresh pages while these
-//! lie idle. Not in the hardened mode, which has its own place for what was freed.
+//! before: also for a large object of another length or for a slab that is not in stock,
+//! lest fresh pages be taken while these lie idle. Not in the hardened mode, which has its
+//! own place for what was freed.
 
 use crate::large::{self, LargeCounts};
 use crate::page_heap::PageHeap;
@@ -63,8 +64,8 @@ impl LargeStock {
         Some(run)
     }
 
-    /// Frees a large object and keeps its run; false, with nothing changed, where it is
-    /// too long or there are too many.
+    /// Frees a large object and keeps its run; false, with nothing changed, where that
+    /// would be too much.
     pub(crate) fn put(
         &mut self,
         heap: &mut PageHeap,
@@ -144,7 +145,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..<_>::default() })]
 
-        /// Each page is in one object or in stock, and there is an end to what is here.
+        /// Each page is in one object or in stock, of which there is never too much.
         #[test]
         fn runs_are_neither_lost_nor_handed_out_twice(
             steps in proptest::collection::vec((0_u8..8, 1_u32..70, any::<prop::sample::Index>()), 1..300),

@@ -375,14 +375,11 @@ impl SharedPages {
             return (core::ptr::null_mut(), false);
         }
         self.with_stock(|pages| {
-            let count = match align <= PAGE_BYTES {
-                true => pages_of(size.max(1)),
-                false => None,
-            };
-            let heap = &mut pages.source.pages;
-            let kept =
-                count.and_then(|count| pages.large_stock.take(heap, &mut pages.large, count));
-            if let Some(run) = kept {
+            if align <= PAGE_BYTES
+                && let Some(count) = pages_of(size.max(1))
+                && let heap = &mut pages.source.pages
+                && let Some(run) = pages.large_stock.take(heap, &mut pages.large, count)
+            {
                 return (heap.address(run.start).as_ptr(), false);
             }
             pages.give_up_stock();

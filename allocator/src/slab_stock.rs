@@ -64,7 +64,11 @@ impl SlabStock {
 
     /// Whether a slab of the class can be made of one that is here.
     pub(crate) fn has_for(&self, class: usize) -> bool {
-        !self.head.is_none() && self.length == GENERAL.class(class).pages
+        self.has(GENERAL.class(class).pages)
+    }
+
+    fn has(&self, length: u8) -> bool {
+        !self.head.is_none() && self.length == length
     }
 
     /// Makes a slab of the class, all of whose slots are free, on no list. `None` where
@@ -89,7 +93,7 @@ impl SlabStock {
     }
 
     fn take(&mut self, source: &SlabSource, length: u8) -> Option<SlabId> {
-        if self.head.is_none() || self.length != length {
+        if !self.has(length) {
             return None;
         }
         let slab = self.head;

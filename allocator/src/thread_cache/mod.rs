@@ -3,7 +3,11 @@
 //! Frees push on one stack, and allocations pop what was freed last: it is still in the
 //! processor's cache, and a program touches no more slots than it needs. Only where
 //! nothing is left of that they pop from the other stack, which is filled with slots from
-//! the arena.
+//! the arena. (Against a stack of freed slots that waits until the other one is used up:
+//! 13% more of larson's operations, 12% less time of espresso. It has a price where objects
+//! die that are in none of the processor's caches, since the next allocation has to wait
+//! until such an object's class is known: 1 M objects replaced at random take up to a sixth
+//! longer.)
 //!
 //! There are two since freed slots are not always *reused*:
 //!
@@ -57,7 +61,7 @@ use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 use layout::{SLOTS, arrays, tier_of, tier_slots};
 
-/// What push and pop need of a class. All of it is written by the owner alone;
+/// What push and pop need of a class. All of it but `reuse` is written by the owner alone;
 /// other threads read it for statistics.
 #[repr(C)]
 struct Stacks {
@@ -65,7 +69,7 @@ struct Stacks {
     base: AtomicPtr<*mut u8>,
     free_top: AtomicPtr<*mut u8>,
     free_limit: AtomicPtr<*mut u8>,
-    /// Whether freed slots are reused. That another thread may end.
+    /// Whether freed slots are reused, which another thread may end.
     reuse: Reuse,
 }
 
@@ -155,7 +159,8 @@ pub(crate) struct ThreadCache {
     slots: UnsafeCell<[*mut u8; SLOTS]>,
 }
 
-// SAFETY: Other threads only read the atomics; the rest belongs to the owner.
+// SAFETY: Other threads only read the atomics, but for `reuse`, which is made for any
+// thread to end; the rest belongs to the owner.
 unsafe impl Sync for ThreadCache {}
 
 impl ThreadCache {
