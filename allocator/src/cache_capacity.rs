@@ -31,7 +31,7 @@ const CAPACITY_START_BYTES: usize = 8 << 10;
 
 /// The most slots that a stack may hold, and their bytes.
 const CAPACITY_MAX: usize = 2048;
-const CAPACITY_BYTES_MAX: usize = 64 << 10;
+const CAPACITY_BYTES_MAX: usize = 128 << 10;
 
 /// The most slots that a stack may hold where the class is not dense.
 pub(crate) const CAPACITY_MAX_LOOSE: usize = 128;
@@ -41,15 +41,20 @@ pub(crate) const CAPACITY_MAX_LOOSE: usize = 128;
 pub(crate) const FILL_MAX: usize = 64;
 
 /// The budget of a cache before a small heap, in bytes, if it may have so much.
-pub(crate) const BUDGET_BYTES_START: usize = 512 << 10;
+pub(crate) const BUDGET_BYTES_START: usize = 1 << 20;
 
-/// A cache may hold one byte for so many in use of its arena's slots. Not of its slabs:
-/// after frees at random these are nearly all there while hardly anything lives, and
-/// each slot in a cache keeps one of them.
+/// The same before what is left of a large heap: of one that had so many bytes in use, and
+/// has less than one in so many of them now. The slots that lie in a cache then lie all
+/// over what was the heap, and each keeps a page.
+const BUDGET_BYTES_SHRUNK: usize = 128 << 10;
+const LARGE_BYTES: usize = 16 << 20;
+const SHRUNK_SHARE: usize = 8;
+
+/// Before a heap of many bytes in use a cache may hold one for so many.
 const BUDGET_SHARE: usize = 32;
 
 /// A class may have one in so many bytes of the budget.
-const CLASS_SHARE: usize = 16;
+const CLASS_SHARE: usize = 8;
 
 /// Bytes of a class's slots that each stack may hold however small the budget is, if
 /// these are no more slots than the second number, and no fewer than the third.
@@ -58,12 +63,16 @@ const LEAST_SLOTS_MAX: usize = 16;
 const LEAST_SLOTS_MIN: usize = 2;
 
 /// Bytes of slots that one of the stacks of every class may hold together, in front
-/// of an arena with so many bytes of slots in use: about as much as lies in both, since
-/// one fills as the other empties. Never more than `bytes_max`.
-pub(crate) fn budget_bytes(taken_bytes: usize, bytes_max: usize) -> usize {
-    (taken_bytes / BUDGET_SHARE)
-        .max(BUDGET_BYTES_START)
-        .min(bytes_max)
+/// of an arena with so many bytes of slots in use, and so many at most in the past: about
+/// as much as lies in both, since one fills as the other empties. Never more than
+/// `bytes_max`.
+pub(crate) fn budget_bytes(in_use: usize, most_in_use: usize, bytes_max: usize) -> usize {
+    let has_shrunk = most_in_use >= LARGE_BYTES && in_use < most_in_use / SHRUNK_SHARE;
+    let least = match has_shrunk {
+        false => BUDGET_BYTES_START,
+        true => BUDGET_BYTES_SHRUNK,
+    };
+    (in_use / BUDGET_SHARE).max(least).min(bytes_max)
 }
 
 /// Bytes of slots that a class's capacity may come to with this budget, if it is above
@@ -207,10 +216,22 @@ mod tests {
     #[test]
     fn the_budget_follows_the_heap_up_to_its_limit() {
         const MAX: usize = 4 << 20;
-        assert_eq!(budget_bytes(0, MAX), BUDGET_BYTES_START);
-        assert_eq!(budget_bytes(32 << 20, MAX), 1 << 20);
-        assert_eq!(budget_bytes(1 << 30, MAX), MAX);
-        assert_eq!(budget_bytes(1 << 30, 64 << 10), 64 << 10);
+        let budget = |in_use| budget_bytes(in_use, in_use, MAX);
+        assert_eq!(budget(0), BUDGET_BYTES_START);
+        assert_eq!(budget(64 << 20), 2 << 20);
+        assert_eq!(budget(1 << 30), MAX);
+        assert_eq!(budget_bytes(1 << 30, 1 << 30, 64 << 10), 64 << 10);
+    }
+
+    #[test]
+    fn the_budget_is_small_before_what_is_left_of_a_large_heap() {
+        const MAX: usize = 4 << 20;
+        assert_eq!(budget_bytes(0, 64 << 20, MAX), BUDGET_BYTES_SHRUNK);
+        assert_eq!(budget_bytes(100 << 20, 1 << 30, MAX), 100 << 15);
+        assert_eq!(budget_bytes(0, 64 << 20, 64 << 10), 64 << 10);
+        for (in_use, most) in [(8 << 20, 64 << 20), (0, 1 << 20)] {
+            assert_eq!(budget_bytes(in_use, most, MAX), BUDGET_BYTES_START);
+        }
     }
 
     #[test]

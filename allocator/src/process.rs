@@ -210,7 +210,7 @@ impl Process {
         if thread::current().is_late() {
             return None;
         }
-        let budget = budget_bytes(0, CACHE_BYTES.load(Relaxed));
+        let budget = budget_bytes(0, 0, CACHE_BYTES.load(Relaxed));
         let thread = {
             let mut registry = self.registry.lock();
             let thread = registry.attach(&self.arenas, budget)?;
@@ -411,7 +411,7 @@ impl Process {
         let taken_bytes = self.arena_of(thread).taken_bytes();
         thread
             .cache
-            .set_budget(budget_bytes(taken_bytes, CACHE_BYTES.load(Relaxed)));
+            .adapt_budget(taken_bytes, CACHE_BYTES.load(Relaxed));
         for class in 0..CLASSES {
             if has_shrunk(class) {
                 self.flush_class(thread, class);

@@ -22,9 +22,11 @@ use core::ffi::c_void;
 use core::ptr;
 
 /// Most threads that can have a cache at the same time; any more do without. Where
-/// address space is scarce there are fewer, but at least the second number.
+/// address space is scarce there are as many as fit in one byte of so many, but at least
+/// the last number.
 const THREADS_MAX: usize = 1 << 16;
-const THREADS_MAX_MIN: usize = 1 << 8;
+const ADDRESS_SHARE: usize = 8;
+const THREADS_MAX_MIN: usize = 1 << 6;
 
 /// Free records that keep their memory for the next threads.
 const WARM_RECORDS_MAX: u32 = 8;
@@ -143,12 +145,13 @@ impl Registry {
     /// A registry without threads, of which so many may have an arena each; `None` where
     /// the process may not have the address space.
     pub(crate) fn new(unshared_arenas: u32) -> Option<Self> {
-        let mut threads_max = THREADS_MAX;
+        let fitting = os::address_space_max() / ADDRESS_SHARE / STRIDE;
+        let mut threads_max = fitting.clamp(THREADS_MAX_MIN, THREADS_MAX);
         let area = loop {
-            match Area::reserve(threads_max * STRIDE, PAGE_BYTES, 16 * STRIDE) {
+            match Area::reserve(threads_max * STRIDE, PAGE_BYTES, 8 * STRIDE) {
                 Some(area) => break area,
                 None if threads_max == THREADS_MAX_MIN => return None,
-                None => threads_max /= 2,
+                None => threads_max = (threads_max / 2).max(THREADS_MAX_MIN),
             }
         };
         Some(Self {

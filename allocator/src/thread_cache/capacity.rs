@@ -3,7 +3,7 @@
 
 use super::ThreadCache;
 use super::layout::tier_for;
-use crate::cache_capacity::{capacity_least, class_share, grown, slot_bytes};
+use crate::cache_capacity::{budget_bytes, capacity_least, class_share, grown, slot_bytes};
 use crate::process_bin::Spread;
 use crate::sync::atomic::Ordering::Relaxed;
 
@@ -60,8 +60,16 @@ impl ThreadCache {
         new > old
     }
 
-    /// Changes the budget in bytes. What is above it goes with the next ticks.
-    pub(crate) fn set_budget(&self, bytes: usize) {
+    /// Changes the budget to what befits an arena of which so many bytes of slots are in
+    /// use or in a cache: to `bytes_max` at most. What is above it goes with the next ticks.
+    pub(crate) fn adapt_budget(&self, taken_bytes: usize, bytes_max: usize) {
+        let in_use = taken_bytes.saturating_sub(self.bytes());
+        let most = self.most_in_use.get().max(in_use);
+        self.most_in_use.set(most);
+        self.set_budget(budget_bytes(in_use, most, bytes_max));
+    }
+
+    pub(super) fn set_budget(&self, bytes: usize) {
         self.budget.store(bytes, Relaxed);
     }
 
@@ -146,6 +154,7 @@ impl ThreadCache {
 
     /// Starts the count of slow events anew, after the classes' ticks.
     pub(crate) fn ticked(&self) {
+        self.most_in_use.set(self.most_in_use.get() / 2);
         self.events_until_tick.set(EVENTS_PER_TICK);
     }
 }

@@ -47,7 +47,7 @@ mod tests;
 pub(crate) use capacity::Due;
 
 use crate::cache_capacity::{
-    CLASSES, FILL_MAX, capacity_bound, capacity_max, fill_batch, turn_min,
+    CLASSES, FILL_MAX, capacity_bound, capacity_max, fill_batch, slot_bytes, turn_min,
 };
 use crate::page_map::{FIRST_CLASS, entry_of_class};
 use crate::process_bin::Spread;
@@ -153,6 +153,8 @@ pub(crate) struct ThreadCache {
     budget: AtomicUsize,
     /// Bytes of slots that the capacities add up to.
     budget_used: AtomicUsize,
+    /// Bytes of the arena's slots that the program has used at most, forgotten by and by.
+    most_in_use: Cell<usize>,
     events_until_tick: Cell<u32>,
     /// The state of the heap profile that `until_sample` of the classes belongs to.
     profile: Cell<u32>,
@@ -189,6 +191,7 @@ impl ThreadCache {
             }; CLASSES],
             budget: AtomicUsize::new(0),
             budget_used: AtomicUsize::new(0),
+            most_in_use: Cell::new(0),
             events_until_tick: Cell::new(0),
             profile: Cell::new(0),
             slots: UnsafeCell::new([ptr::null_mut(); SLOTS]),
@@ -221,6 +224,7 @@ impl ThreadCache {
         self.profile.set(0);
         self.budget.store(budget, Relaxed);
         self.budget_used.store(0, Relaxed);
+        self.most_in_use.set(0);
         self.events_until_tick.set(EVENTS_PER_TICK);
     }
 
@@ -394,6 +398,12 @@ impl ThreadCache {
     pub(crate) fn len(&self, class: usize) -> usize {
         let max = capacity_max(class);
         self.at_hand(class).min(max) + self.free_len(class).min(max)
+    }
+
+    /// Bytes of the slots that lie here.
+    pub(crate) fn bytes(&self) -> usize {
+        let bytes = |class| self.len(class) * slot_bytes(class);
+        (0..CLASSES).map(bytes).sum()
     }
 
     /// Slots to be allocated next, those held back included.
