@@ -18,6 +18,9 @@ fn main() {
         // Constants and code in one mapping, as the script supposes.
         println!("cargo:rustc-cdylib-link-arg=-Wl,--no-rosegment");
         println!("cargo:rustc-cdylib-link-arg=-Wl,-T,{sections}");
+        // Where the library lies on a multiple of 64 KiB, its first 64 KiB are mapped at
+        // once, and nothing with them.
+        println!("cargo:rustc-cdylib-link-arg=-Wl,-z,max-page-size=65536");
     }
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=sections.ld");
