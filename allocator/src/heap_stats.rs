@@ -183,7 +183,7 @@ impl Sources<'_> {
         };
         for thread in self.registry.lock().attached() {
             cached.threads += 1;
-            cached.record_bytes += thread.cache.resident_bytes();
+            cached.record_bytes += thread.resident_bytes();
             for (class, slots) in cached.slots.iter_mut().enumerate() {
                 *slots += thread.cached(class);
             }

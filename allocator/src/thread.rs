@@ -14,11 +14,12 @@ use crate::metadata::{Area, Table};
 use crate::os;
 use crate::process_arena::ProcessArena;
 use crate::tenancy::Tenancy;
-use crate::thread_cache::ThreadCache;
+use crate::thread_cache::{Arrays, ThreadCache};
 use crate::tls::thread_pointer;
 use crate::units::{PAGE_BYTES, PageIndex, PageRun};
 use core::cell::Cell;
 use core::ffi::c_void;
+use core::mem::offset_of;
 use core::ptr;
 
 /// Most threads that can have a cache at the same time; any more do without. Where
@@ -89,6 +90,12 @@ impl Thread {
         self.cache.len(class) + self.quarantine.len(class)
     }
 
+    /// Bytes of pages that the thread's record lies on, as far as it is in use. Another
+    /// thread may ask.
+    pub(crate) fn resident_bytes(&self) -> usize {
+        self.cache.resident_bytes(offset_of!(Record, arrays))
+    }
+
     /// Whether the thread has a cache of its own.
     #[inline]
     pub(crate) fn has_cache(&self) -> bool {
@@ -138,8 +145,16 @@ pub(crate) struct Registry {
     tenancy: Tenancy,
 }
 
+/// What the registry has for each thread.
+#[repr(C)]
+struct Record {
+    thread: Thread,
+    /// Behind the rest, since most of them are never used.
+    arrays: Arrays,
+}
+
 /// Bytes from one record to the next.
-const STRIDE: usize = size_of::<Thread>().next_multiple_of(PAGE_BYTES);
+const STRIDE: usize = size_of::<Record>().next_multiple_of(PAGE_BYTES);
 
 impl Registry {
     /// A registry without threads, of which so many may have an arena each; `None` where
@@ -170,7 +185,8 @@ impl Registry {
         arenas: &ArenaTable,
         cache_budget: usize,
     ) -> Option<&'static Thread> {
-        let thread = self.take_record()?;
+        let record = self.take_record()?;
+        let thread = &record.thread;
         let made = arenas.iter().count();
         // SAFETY: The registry is borrowed exclusively, and nobody else adds.
         let add = || unsafe { arenas.add() }.map(ProcessArena::number);
@@ -179,7 +195,8 @@ impl Registry {
             return None;
         };
         thread.arena.set(arena);
-        thread.cache.open(cache_budget);
+        // SAFETY: No thread uses the record yet, and the arrays are a part of it.
+        unsafe { thread.cache.open(&record.arrays, cache_budget) };
         thread.quarantine.forget();
         Some(thread)
     }
@@ -196,8 +213,9 @@ impl Registry {
     /// parent. What lies in their caches is lost.
     pub(crate) fn detach_others(&mut self, survivor: &'static Thread) {
         for index in 0..self.made {
-            if !self.is_free(index) && !ptr::eq(self.record(index), survivor) {
-                self.detach(self.record(index));
+            let thread = &self.record(index).thread;
+            if !self.is_free(index) && !ptr::eq(thread, survivor) {
+                self.detach(thread);
             }
         }
     }
@@ -206,14 +224,14 @@ impl Registry {
     pub(crate) fn attached(&self) -> impl Iterator<Item = &'static Thread> {
         (0..self.made)
             .filter(|index| !self.is_free(*index))
-            .map(|index| self.record(index))
+            .map(|index| &self.record(index).thread)
     }
 
     /// The first record from this number on that a thread uses, and its number.
     pub(crate) fn attached_from(&self, first: u32) -> Option<(u32, &'static Thread)> {
         (first..self.made)
             .find(|index| !self.is_free(*index))
-            .map(|index| (index, self.record(index)))
+            .map(|index| (index, &self.record(index).thread))
     }
 
     /// Threads that use the arena.
@@ -221,7 +239,7 @@ impl Registry {
         self.tenancy.users(arena)
     }
 
-    fn record(&self, index: u32) -> &'static Thread {
+    fn record(&self, index: u32) -> &'static Record {
         debug_assert!(index < self.made);
         // SAFETY: Records below `made` are committed, valid as zeros or as they
         // were written, and stay as long as the process.
@@ -239,7 +257,7 @@ impl Registry {
     }
 
     /// The lowest free record, else a new one.
-    fn take_record(&mut self) -> Option<&'static Thread> {
+    fn take_record(&mut self) -> Option<&'static Record> {
         let words = self.free.items_mut();
         let free = match self.free_count {
             0 => None,
@@ -261,9 +279,9 @@ impl Registry {
                 index
             }
         };
-        let thread = self.record(index);
-        thread.index.set(index);
-        Some(thread)
+        let record = self.record(index);
+        record.thread.index.set(index);
+        Some(record)
     }
 
     fn put_record(&mut self, index: u32) {

@@ -77,7 +77,7 @@ pub(super) fn tier_of(slot: usize) -> usize {
 }
 
 /// The number of the first slot of each of the class's two arrays in the tier.
-pub(super) const fn arrays(tier: usize, class: usize) -> (usize, usize) {
+pub(super) const fn array_starts(tier: usize, class: usize) -> (usize, usize) {
     let start = STARTS[tier][class];
     (start, start + tier_slots(tier, class))
 }
@@ -92,7 +92,7 @@ mod tests {
         for class in 0..CLASSES {
             for slots in 1..=capacity_max(class) {
                 let tier = tier_for(class, slots);
-                let (one, other) = arrays(tier, class);
+                let (one, other) = array_starts(tier, class);
                 let room = tier_slots(tier, class);
                 assert!(slots <= room && (0..tier).all(|tier| tier_slots(tier, class) < slots));
                 assert!(

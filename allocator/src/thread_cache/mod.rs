@@ -59,7 +59,7 @@ use capacity::EVENTS_PER_TICK;
 use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
-use layout::{SLOTS, arrays, tier_of, tier_slots};
+use layout::{SLOTS, array_starts, tier_of, tier_slots};
 
 /// What push and pop need of a class. All of it but `reuse` is written by the owner alone;
 /// other threads read it for statistics.
@@ -158,12 +158,19 @@ pub(crate) struct ThreadCache {
     events_until_tick: Cell<u32>,
     /// The state of the heap profile that `until_sample` of the classes belongs to.
     profile: Cell<u32>,
-    slots: UnsafeCell<[*mut u8; SLOTS]>,
+    /// Where the [`Arrays`] start; null if the cache is closed.
+    arrays: AtomicPtr<*mut u8>,
 }
+
+/// Room for the slots that lie in a cache. Apart, since a closed one has none.
+pub(crate) struct Arrays(UnsafeCell<[*mut u8; SLOTS]>);
 
 // SAFETY: Other threads only read the atomics, but for `reuse`, which is made for any
 // thread to end; the rest belongs to the owner.
 unsafe impl Sync for ThreadCache {}
+
+// SAFETY: Only the owner of the cache that was opened with them reads and writes them.
+unsafe impl Sync for Arrays {}
 
 impl ThreadCache {
     /// A cache without any room.
@@ -194,17 +201,22 @@ impl ThreadCache {
             most_in_use: Cell::new(0),
             events_until_tick: Cell::new(0),
             profile: Cell::new(0),
-            slots: UnsafeCell::new([ptr::null_mut(); SLOTS]),
+            arrays: AtomicPtr::new(ptr::null_mut()),
         }
     }
 
-    /// Gives an empty cache, closed or open, in memory that will not move, its room
-    /// as if it had never been used, and the budget in bytes. Freed slots are reused until
-    /// [`end_reuse`](Self::end_reuse).
-    pub(crate) fn open(&self, budget: usize) {
+    /// Opens an empty cache, closed or open, as if it had never been used, with the budget
+    /// in bytes. Freed slots are reused until [`end_reuse`](Self::end_reuse).
+    ///
+    /// # Safety
+    ///
+    /// The calling thread owns the cache, or nobody does yet. The arrays are this cache's
+    /// alone, and last as long as it is used.
+    pub(crate) unsafe fn open(&self, arrays: &Arrays, budget: usize) {
+        self.arrays.store(arrays.0.get().cast(), Relaxed);
         for (class, cold) in self.cold.iter().enumerate() {
             let stacks = self.stacks(class);
-            let (base, free_base) = arrays(0, class);
+            let (base, free_base) = array_starts(0, class);
             let (base, free_base) = (self.place(base), self.place(free_base));
             stacks.base.store(base, Relaxed);
             stacks.top.store(base, Relaxed);
@@ -422,7 +434,7 @@ impl ThreadCache {
             // The cache is closed.
             return free_base;
         }
-        let (one, other) = arrays(self.tier(class), class);
+        let (one, other) = array_starts(self.tier(class), class);
         match self.place(one) {
             one if one == free_base => self.place(other),
             one => one,
@@ -439,7 +451,7 @@ impl ThreadCache {
     fn place(&self, slot: usize) -> Place {
         debug_assert!(slot <= SLOTS);
         // SAFETY: There are as many.
-        unsafe { self.slots.get().cast::<*mut u8>().add(slot) }
+        unsafe { self.arrays.load(Relaxed).add(slot) }
     }
 
     /// Moves the stacks of the class to its arrays in a higher tier.
@@ -450,7 +462,7 @@ impl ThreadCache {
         let start = self.start_at_hand(class);
         let held_back = distance(start, stacks.base.load(Relaxed));
         let (at_hand, freed) = (self.at_hand(class), self.free_len(class));
-        let (one, other) = arrays(tier, class);
+        let (one, other) = array_starts(tier, class);
         let (one, other) = (self.place(one), self.place(other));
         // SAFETY: The higher tier's arrays have room for what is in the lower one's, which
         // they do not overlap, and only the owner, who calls, uses either.
@@ -553,11 +565,12 @@ impl ThreadCache {
         cold.kept.set(left as u16);
     }
 
-    /// Bytes of pages that the stacks in use, and what leads to them, lie on. Another
-    /// thread may ask, as with [`len`](Self::len).
-    pub(crate) fn resident_bytes(&self) -> usize {
-        const { assert!(size_of::<Self>() <= 128 * PAGE_BYTES) };
-        let header = offset_of!(Self, slots);
+    /// Bytes of pages that the stacks in use, and what leads to them, lie on, where the
+    /// arrays start so many bytes behind the start of a page, and all that is before them
+    /// on these pages is in use. Another thread may ask, as with [`len`](Self::len).
+    pub(crate) fn resident_bytes(&self, header: usize) -> usize {
+        const { assert!(size_of::<Arrays>() < 120 * PAGE_BYTES) };
+        debug_assert!(header <= 8 * PAGE_BYTES);
         let mut pages = 0_u128;
         let mut count = |start: usize, end: usize| {
             (start / PAGE_BYTES..end.div_ceil(PAGE_BYTES)).for_each(|page| pages |= 1 << page);
@@ -574,7 +587,7 @@ impl ThreadCache {
             for tier in 0..=top {
                 let room = tier_slots(tier, class);
                 let used = if tier < top { room } else { capacity.min(room) };
-                let (one, other) = arrays(tier, class);
+                let (one, other) = array_starts(tier, class);
                 if used > 0 {
                     count(place(one), place(one + used));
                     count(place(other), place(other + used));
