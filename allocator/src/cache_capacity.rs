@@ -50,7 +50,8 @@ const BUDGET_BYTES_SHRUNK: usize = 128 << 10;
 const LARGE_BYTES: usize = 16 << 20;
 const SHRUNK_SHARE: usize = 8;
 
-/// Before a heap of many bytes in use a cache may hold one for so many.
+/// Before a heap of many bytes in use a cache may hold one for so many. Not of its slabs,
+/// which frees at random leave nearly all there while hardly anything lives.
 const BUDGET_SHARE: usize = 32;
 
 /// A class may have one in so many bytes of the budget.

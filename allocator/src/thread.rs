@@ -93,6 +93,8 @@ impl Thread {
     /// Bytes of pages that the thread's record lies on, as far as it is in use. Another
     /// thread may ask.
     pub(crate) fn resident_bytes(&self) -> usize {
+        // The cache counts them by a bit each.
+        const { assert!(STRIDE <= 128 * PAGE_BYTES) };
         self.cache.resident_bytes(offset_of!(Record, arrays))
     }
 

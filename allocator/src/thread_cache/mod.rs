@@ -569,8 +569,6 @@ impl ThreadCache {
     /// arrays start so many bytes behind the start of a page, and all that is before them
     /// on these pages is in use. Another thread may ask, as with [`len`](Self::len).
     pub(crate) fn resident_bytes(&self, header: usize) -> usize {
-        const { assert!(size_of::<Arrays>() < 120 * PAGE_BYTES) };
-        debug_assert!(header <= 8 * PAGE_BYTES);
         let mut pages = 0_u128;
         let mut count = |start: usize, end: usize| {
             (start / PAGE_BYTES..end.div_ceil(PAGE_BYTES)).for_each(|page| pages |= 1 << page);
