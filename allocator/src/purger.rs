@@ -312,11 +312,12 @@ fn adapt_delay(pages: &mut Pages, now_ms: u64) -> (Change, Option<u64>) {
 
 /// Pages that may be dirty from one tick to the next. More of them need not wait for
 /// their time: a heap whose sizes change would stay at twice what it holds until the
-/// delay is over. Where the heap is small, or purged pages come back, the bound rises
-/// with the delay.
+/// delay is over. Where the heap is small the bound rises with the delay, and where purged
+/// pages come back faster than that, until all of them wait for their time.
 fn dirty_max(pages: &Pages) -> u32 {
     let used = u64::from(pages.source.pages.counts().used);
-    let share = used * u64::from(pages.refaults.delay_ms()) / DELAY_MS_OF_WHOLE;
+    let (delay_ms, factor) = (pages.refaults.delay_ms(), pages.refaults.factor());
+    let share = used * u64::from(delay_ms) * u64::from(factor) / DELAY_MS_OF_WHOLE;
     u32::try_from(share)
         .unwrap_or(u32::MAX)
         .max(DIRTY_PAGES_LEAST * pages.refaults.extension())
@@ -483,6 +484,30 @@ mod tests {
             }
             assert_eq!(subject.purged_bytes(), 0);
         });
+    }
+
+    /// A program that frees some of its large objects and allocates others, each tick.
+    #[test]
+    fn what_a_program_goes_on_taking_back_soon_stays_for_its_delay() {
+        let (mut subject, ballast) = Subject::large();
+        let purged_in_a_second = |subject: &mut Subject| {
+            let before = subject.purged_bytes();
+            for _ in 0..25 {
+                let object = subject.allocate(32 * MIB);
+                subject.pass(20);
+                subject.pages.free_large(object);
+                subject.pass(20);
+            }
+            subject.purged_bytes() - before
+        };
+        with_files(&NO_LIMIT, || {
+            let first = purged_in_a_second(&mut subject);
+            assert!(first >= 100 * MIB, "{first}");
+            assert_eq!(purged_in_a_second(&mut subject), 0);
+            subject.pass(u64::from(DELAY_MS) + 300);
+            assert_eq!(subject.dirty_bytes(), 0, "it is idle");
+        });
+        subject.pages.free_large(ballast);
     }
 
     #[test]

@@ -8,11 +8,12 @@
 //! program of a few megabytes that pauses for some seconds goes on as it was before.
 //!
 //! Beyond that it depends on whether pages that were given back were soon needed again.
-//! Time is cut into windows about as long as the purge delay. If at least half of
-//! what was purged in one window was taken from the system again in the next, each of
-//! these pages has cost a fault for nothing, and the delay doubles, up to
-//! [`FACTOR_MAX`] times what was asked for. It halves again after some windows without
-//! that.
+//! Time is cut into windows, twice: into some about as long as the purge delay, and into
+//! some of a tenth of that. If at least half of what was purged in one window was taken
+//! from the system again in the next of the same kind, each of these pages has cost a
+//! fault for nothing, and the delay doubles, up to [`FACTOR_MAX`] times what was asked for.
+//! The short windows are for programs that fault a gigabyte in each second otherwise, the
+//! long ones for those that pause. It halves again after some long windows without that.
 //!
 //! Whoever takes no page for as long as was asked for is idle: free pages need not
 //! wait for it any longer, so an idle program shrinks as if nothing had come back.
@@ -34,11 +35,13 @@ const FORGOTTEN_SHARE: u32 = 8;
 /// Purged pages that are worth a thought: a mebibyte in a window.
 const PAGES_MIN: u64 = 256;
 
-/// Windows without pages coming back, after which the delay halves.
+/// Long windows without pages coming back, after which the delay halves.
 const CALM_WINDOWS: u32 = 8;
 
+/// Bounds of a long window's length, and the short ones in it.
 const WINDOW_MS_MIN: u64 = 100;
 const WINDOW_MS_MAX: u64 = 2000;
+const SHORT_WINDOWS: u64 = 10;
 
 /// What a page heap has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,10 +81,52 @@ pub(crate) struct Refaults {
     /// Pages handed out when that last changed, and when that was seen.
     handed: u64,
     handed_ms: u64,
-    window_start_ms: u64,
+    short: Window,
+    long: Window,
+}
+
+/// A stretch of time, and what was purged in the one before.
+#[derive(Clone, Debug)]
+struct Window {
+    start_ms: u64,
     at_start: Totals,
-    /// Pages purged in the window before this one.
     purged_before: u64,
+}
+
+impl Window {
+    const fn new() -> Window {
+        Window {
+            start_ms: 0,
+            at_start: Totals {
+                purged: 0,
+                fresh: 0,
+                handed: 0,
+                resident: 0,
+            },
+            purged_before: 0,
+        }
+    }
+
+    /// Ends the window if it has lasted so many milliseconds, and begins the next.
+    /// Returns whether pages that were purged in the window before have come back in it;
+    /// `None` where it has not ended.
+    fn end(&mut self, now_ms: u64, length_ms: u64, totals: Totals) -> Option<bool> {
+        let elapsed_ms = now_ms.saturating_sub(self.start_ms);
+        if elapsed_ms < length_ms {
+            return None;
+        }
+        let fresh = totals.fresh - self.at_start.fresh;
+        // After a long sleep nothing comes *straight* back.
+        let came_back = elapsed_ms <= 4 * length_ms
+            && self.purged_before >= PAGES_MIN
+            && fresh * 2 >= self.purged_before;
+        *self = Window {
+            start_ms: now_ms,
+            at_start: totals,
+            purged_before: totals.purged - self.at_start.purged,
+        };
+        Some(came_back)
+    }
 }
 
 impl Refaults {
@@ -95,14 +140,8 @@ impl Refaults {
             largest: 0,
             handed: 0,
             handed_ms: 0,
-            window_start_ms: 0,
-            at_start: Totals {
-                purged: 0,
-                fresh: 0,
-                handed: 0,
-                resident: 0,
-            },
-            purged_before: 0,
+            short: Window::new(),
+            long: Window::new(),
         }
     }
 
@@ -114,6 +153,11 @@ impl Refaults {
     /// How many times as long as asked for that is.
     pub(crate) fn extension(&self) -> u32 {
         self.factor.max(self.patience)
+    }
+
+    /// How many times as long since pages came straight back: 1 where none did.
+    pub(crate) fn factor(&self) -> u32 {
+        self.factor
     }
 
     fn window_ms(&self) -> u64 {
@@ -137,7 +181,7 @@ impl Refaults {
             (self.handed, self.handed_ms) = (totals.handed, now_ms);
         }
         let before = self.delay_ms();
-        let elapsed_ms = now_ms.saturating_sub(self.window_start_ms);
+        let elapsed_ms = now_ms.saturating_sub(self.long.start_ms);
         for _ in 0..(elapsed_ms / self.window_ms()).min(u64::from(8 * FORGOTTEN_SHARE)) {
             self.largest -= self.largest / FORGOTTEN_SHARE;
         }
@@ -148,41 +192,28 @@ impl Refaults {
             (self.factor, self.calm_windows) = (1, 0);
             return Change::Idle;
         }
-        self.observe_window(now_ms, totals, is_idle);
+        self.observe_windows(now_ms, totals, is_idle);
         match self.delay_ms() != before {
             true => Change::Delay,
             false => Change::None,
         }
     }
 
-    /// The same at the end of a window.
-    fn observe_window(&mut self, now_ms: u64, totals: Totals, is_idle: bool) {
-        let window_ms = self.window_ms();
-        let elapsed_ms = now_ms.saturating_sub(self.window_start_ms);
-        if elapsed_ms < window_ms {
-            return;
-        }
-        let purged = totals.purged - self.at_start.purged;
-        let fresh = totals.fresh - self.at_start.fresh;
-        // After a long sleep nothing comes *straight* back.
-        let came_back = match elapsed_ms <= 4 * window_ms {
-            true => fresh.min(self.purged_before),
-            false => 0,
-        };
-        let before = self.factor;
+    /// The same at the end of a window, or of two.
+    fn observe_windows(&mut self, now_ms: u64, totals: Totals, is_idle: bool) {
+        let length_ms = self.window_ms();
+        let short = self.short.end(now_ms, length_ms / SHORT_WINDOWS, totals);
+        let long = self.long.end(now_ms, length_ms, totals);
         // Nothing is to be gained for a program that is idle, as one without patience
         // always is.
-        if !is_idle && self.purged_before >= PAGES_MIN && came_back * 2 >= self.purged_before {
-            (self.factor, self.calm_windows) = ((before * 2).min(FACTOR_MAX), 0);
-        } else {
+        if !is_idle && (short == Some(true) || long == Some(true)) {
+            (self.factor, self.calm_windows) = ((self.factor * 2).min(FACTOR_MAX), 0);
+        } else if long.is_some() {
             self.calm_windows += 1;
             if self.calm_windows == CALM_WINDOWS {
-                (self.factor, self.calm_windows) = ((before / 2).max(1), 0);
+                (self.factor, self.calm_windows) = ((self.factor / 2).max(1), 0);
             }
         }
-        self.window_start_ms = now_ms;
-        self.at_start = totals;
-        self.purged_before = purged;
     }
 }
 
@@ -252,6 +283,25 @@ mod tests {
     fn pages_that_come_straight_back_stay_longer() {
         let churn = [(1000, 1000); 6];
         assert_eq!(delays(1000, &churn), [1000, 2000, 4000, 8000, 8000, 8000]);
+    }
+
+    #[test]
+    fn pages_that_come_back_within_a_tenth_of_the_delay_are_seen_as_soon() {
+        let mut subject = Subject::new(1000);
+        let mut delays = Vec::new();
+        for _ in 0..4 {
+            subject.reuse(1);
+            let _ = subject.step(100, 1000, 1000);
+            delays.push(subject.refaults.delay_ms());
+        }
+        assert_eq!(delays, [1000, 2000, 4000, 8000]);
+        assert_eq!(subject.refaults.factor(), 8);
+        // Short windows without any are no reason for less.
+        for _ in 0..60 {
+            subject.reuse(1);
+            let _ = subject.step(100, 0, 0);
+        }
+        assert_eq!(subject.refaults.factor(), 8);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Wholly free slabs on their way back to the page heap, for whoever needs a slab of
 //! the same length next.
 //!
-//! Where objects are large, slabs have few slots and come and go all the time. Each time
+//! Where objects are large, slabs have few slots and come and go all the time; so do those
+//! of small objects where one thread allocates what another frees. Each time
 //! the buddy system would merge the pages with their neighbours and split them again, a
 //! record would be given back and taken anew, and the page map be written twice. So slabs
 //! that are given up stay as they are on a list, newest first, as long as they have the
@@ -23,9 +24,6 @@ use crate::units::SlabId;
 /// Pages that lie here at most. They are the last ones in use, so they lie where the
 /// page heap's choice would not gather emptiness.
 const PAGES_MAX: u32 = 256;
-
-/// Slots of the slabs that come here, at most: those with more come and go seldom.
-const SLOTS_MAX: u16 = 8;
 
 /// A slab that was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +115,7 @@ impl SlabStock {
         let length = shape.pages;
         let others = if length == self.length { self.pages } else { 0 };
         let pages = others + u32::from(length);
-        if record.punched != 0 || shape.slots > SLOTS_MAX || pages > PAGES_MAX {
+        if record.punched != 0 || pages > PAGES_MAX {
             // SAFETY: Passed on to the caller.
             return unsafe { source.release(id) };
         }
