@@ -41,28 +41,32 @@ impl PageHeap {
                     continue;
                 }
                 let first = ChunkIndex(chunk).first_page();
-                for (start, pages) in runs(record.purgeable_bits(self.system_pages)) {
-                    let left = pages_max.saturating_sub(purged + batch.pages);
-                    if left == 0 {
-                        break;
+                for (mut start, mut free) in runs(record.purgeable_bits(self.system_pages)) {
+                    // More than one piece where clean pages go with the dirty ones.
+                    while free > 0 {
+                        let left = pages_max.saturating_sub(purged + batch.pages);
+                        if left == 0 {
+                            break;
+                        }
+                        let record = &self.chunks.items()[chunk as usize];
+                        let pages = free.min(left.saturating_add(self.system_pages - 1))
+                            / self.system_pages
+                            * self.system_pages;
+                        let dirty = record.count_dirty(start, pages);
+                        let run = PageRun {
+                            start: first.plus(start),
+                            pages,
+                        };
+                        (start, free) = (start + pages, free - pages);
+                        if batch.push(run, dirty) {
+                            continue;
+                        }
+                        match self.flush(&mut batch) {
+                            Some(pages) => purged += pages,
+                            None => return purged,
+                        }
+                        batch.push(run, dirty);
                     }
-                    let record = &self.chunks.items()[chunk as usize];
-                    let pages = pages.min(left.saturating_add(self.system_pages - 1))
-                        / self.system_pages
-                        * self.system_pages;
-                    let dirty = record.count_dirty(start, pages);
-                    let run = PageRun {
-                        start: first.plus(start),
-                        pages,
-                    };
-                    if batch.push(run, dirty) {
-                        continue;
-                    }
-                    match self.flush(&mut batch) {
-                        Some(pages) => purged += pages,
-                        None => return purged,
-                    }
-                    batch.push(run, dirty);
                 }
             }
             match self.flush(&mut batch) {

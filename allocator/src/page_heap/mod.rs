@@ -641,6 +641,26 @@ mod tests {
     }
 
     #[test]
+    fn as_many_dirty_pages_go_as_asked_for_though_clean_ones_go_with_them() {
+        with_page_bytes(4 * PAGE_BYTES, || {
+            let mut heap = heap(8, 1000);
+            // One in each page of the system's.
+            let pages = [(); 4].map(|()| heap.allocate_aligned(1, 4).unwrap());
+            for page in &pages {
+                heap.map_mut().enter_slab(*page, 0, SlabId(1));
+            }
+            for page in pages {
+                heap.map_mut().clear(page);
+                heap.free(page);
+            }
+            assert_eq!(heap.counts().dirty, 4);
+            assert_eq!(heap.purge(3), 3);
+            assert_eq!(heap.counts().dirty, 1);
+            heap.check();
+        });
+    }
+
+    #[test]
     fn runs_longer_than_a_chunk_leave_their_tail_to_others() {
         let mut heap = heap(8, 0);
         let long = heap.allocate(2 * CHUNK_PAGES + 100).unwrap();
