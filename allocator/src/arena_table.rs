@@ -664,6 +664,57 @@ mod tests {
     }
 
     #[test]
+    fn slots_of_a_slab_that_was_punched_count_as_resident_when_they_come_again() {
+        let mut subject = Subject::new();
+        let class = GENERAL.class_of(2304);
+        (0..10).for_each(|_| subject.fill(0, class, 5, Faults::default()));
+        for stride in [5, 4, 3, 2] {
+            let slots = subject.choose(class, usize::MAX, stride);
+            subject.release(0, class, &slots, None);
+        }
+        (0..3).for_each(|_| subject.settle());
+        let punched = |subject: &Subject| {
+            let count = |pages: &mut Pages| pages.source.pages.counts().punched;
+            subject.pages.with(count)
+        };
+        assert!(punched(&subject) > 0);
+        let rest = subject.choose(class, usize::MAX, 1);
+        subject.release(0, class, &rest, None);
+        (0..10).for_each(|_| subject.fill(0, class, 5, Faults::default()));
+        assert_eq!(punched(&subject), 0);
+        subject.check();
+    }
+
+    #[test]
+    fn new_slabs_join_what_was_found_only_as_wholes_and_up_to_a_bound() {
+        let pages = SharedPages::new(&PageHeapOptions {
+            region_bytes: 64 << 20,
+            region_bytes_min: 64 << 20,
+            decay_ms: 0,
+        });
+        let pages = pages.unwrap();
+        let arenas = ArenaTable::new(1).unwrap();
+        // SAFETY: No other thread knows of the table.
+        let arena = unsafe { arenas.add() }.unwrap();
+        let fill = |size: usize, wanted: usize| {
+            let mut room = [core::ptr::null_mut(); 64];
+            let class = GENERAL.class_of(size);
+            let count = arena.fill(&pages, class, &mut room[..wanted]).count;
+            let mut found: Vec<_> = room[..count].to_vec();
+            found.sort_unstable();
+            found.dedup();
+            assert_eq!(found.len(), count, "a slot came twice");
+            count
+        };
+        // A slot in each slab of 4 KiB: 32 KiB in all.
+        assert_eq!([1, 3, 8, 64].map(|wanted| fill(4096, wanted)), [1, 3, 8, 8]);
+        // Four in each: six come of one slab and what is left of another.
+        assert_eq!([6, 2, 6].map(|wanted| fill(1024, wanted)), [4, 2, 6]);
+        // 85 in one.
+        assert_eq!([64, 64].map(|wanted| fill(48, wanted)), [64, 21]);
+    }
+
+    #[test]
     fn a_class_is_sparse_when_many_of_its_slabs_are() {
         let mut subject = Subject::new();
         let class = GENERAL.class_of(256);

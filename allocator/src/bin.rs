@@ -234,6 +234,30 @@ impl Bin {
         self.take_word(&mut slab, class, base);
     }
 
+    /// Takes in a new slab, all of whose slots are free, and hands all of them out at once.
+    /// Returns the address of the first.
+    ///
+    /// # Safety
+    /// As [`Bin::adopt`].
+    pub(crate) unsafe fn adopt_whole(
+        &mut self,
+        records: Records,
+        class: &SizeClass,
+        base: usize,
+        id: SlabId,
+    ) -> usize {
+        self.forget_failures();
+        // SAFETY: passed on to the caller.
+        let mut slab = unsafe { records.slab(id) };
+        self.slot_bytes = class.size;
+        self.slabs += 1;
+        slab.take_all(class);
+        let record = slab.record_mut();
+        record.list = FULL;
+        record.relist_at = 1;
+        base + slab.byte_offset()
+    }
+
     /// The lists change: what could not be done may now be possible.
     fn forget_failures(&mut self) {
         self.stuck_percent = 0;

@@ -7,7 +7,7 @@
 
 use crate::bin::{LISTS, Refill};
 use crate::hardened::Dice;
-use crate::process_bin::{Slabs, Spread, refill_pages};
+use crate::process_bin::{EMPTY_SLABS_MAX, Slabs, Spread, refill_pages};
 use crate::remote_free::Inbox;
 use crate::shared_pages::{SharedPages, prefetch_to_write};
 use crate::size_class::GENERAL;
@@ -16,7 +16,7 @@ use crate::stats::Traffic;
 use crate::sync::atomic::AtomicU64;
 use crate::sync::atomic::Ordering::Relaxed;
 use crate::sync::{Lock, Rank};
-use crate::units::{PAGE_BYTES, SlabId};
+use crate::units::PAGE_BYTES;
 use core::mem::offset_of;
 
 /// The number of classes, hence of bins.
@@ -45,6 +45,10 @@ pub(crate) struct ProcessBin {
     pub(crate) slabs: Lock<Slabs>,
 }
 
+/// Bytes of slots up to which a fill brings whole new slabs besides what it has found. A
+/// trip for each slab would cost as much as ten objects, where slabs have a slot or two.
+const NEW_BYTES_MAX: usize = 32 << 10;
+
 /// What a fill has come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Filled {
@@ -69,6 +73,30 @@ pub(crate) struct ClassFigures {
     /// Slabs from which slots are handed out at present.
     pub(crate) current_slabs: u32,
     pub(crate) traffic: Traffic,
+}
+
+/// The slots that a fill has found so far.
+struct Found<'a> {
+    pages: &'a SharedPages,
+    room: &'a mut [*mut u8],
+    count: usize,
+}
+
+impl Found<'_> {
+    /// How many there is room for.
+    #[inline(always)]
+    fn missing(&self) -> usize {
+        self.room.len() - self.count
+    }
+
+    #[inline(always)]
+    fn add(&mut self, address: usize) {
+        let slot = self.pages.pointer(address);
+        // Whoever allocates it will write there.
+        prefetch_to_write(slot);
+        self.room[self.count] = slot;
+        self.count += 1;
+    }
 }
 
 impl ClassFigures {
@@ -147,27 +175,32 @@ impl ProcessArena {
     }
 
     /// Fills `room` with slots of the class, from the fullest slabs first and in
-    /// ascending order within one, or in random order where that is the mode. Fewer than asked for come where that saves a
-    /// new slab, none where memory is exhausted.
+    /// ascending order within one, or in random order where that is the mode. Fewer than
+    /// asked for come where that saves a new slab, unless all of its slots are wanted and
+    /// they are no more than [`NEW_BYTES_MAX`] with what was found; none where memory is
+    /// exhausted.
     pub(crate) fn fill(&self, pages: &SharedPages, class: usize, room: &mut [*mut u8]) -> Filled {
         let shape = GENERAL.class(class);
         let base = pages.base_address();
+        let records = pages.records();
         let inbox = &self.inboxes[class];
         let mut slabs = self.bins[class].slabs.lock();
         slabs.busy = true;
-        let mut count = 0;
+        let mut found = Found {
+            pages,
+            room,
+            count: 0,
+        };
+        let slab_slots = usize::from(shape.slots);
+        let with_new = found.room.len().min(NEW_BYTES_MAX / shape.size as usize);
         let mut dice = Dice::throw();
         loop {
             let bin = &mut slabs.bin;
-            while count < room.len() {
+            while found.missing() > 0 {
                 let Some(address) = dice.take(bin) else { break };
-                let slot = pages.pointer(address);
-                // Whoever allocates it will write there.
-                prefetch_to_write(slot);
-                room[count] = slot;
-                count += 1;
+                found.add(address);
             }
-            if count == room.len() {
+            if found.missing() == 0 {
                 break;
             }
             // Not before, so that words come back with many slots each.
@@ -175,23 +208,37 @@ impl ProcessArena {
                 slabs.drain(pages, shape, inbox);
             }
             // SAFETY: The bin's lock is held, and its slabs are nobody else's.
-            match unsafe { slabs.bin.refill(pages.records(), shape, base) } {
+            match unsafe { slabs.bin.refill(records, shape, base) } {
                 Refill::Ready => {}
                 Refill::Punched(slab) => {
                     let (word, bits) = slabs.bin.word_at_hand();
                     refill_pages(pages, slab, shape, word, bits);
                 }
-                Refill::Exhausted if count > 0 => break,
+                Refill::Exhausted if found.count > 0 && found.count + slab_slots > with_new => {
+                    break;
+                }
                 Refill::Exhausted => {
-                    let kept = slabs.reuse_empty();
-                    let Some(slab) = kept.or_else(|| self.new_slab(pages, class)) else {
+                    if slabs.empty_count == 0 {
+                        let slots = with_new.saturating_sub(found.count);
+                        self.make_slabs(pages, class, slots / slab_slots, &mut slabs);
+                    }
+                    let Some(slab) = slabs.reuse_empty() else {
                         break;
                     };
-                    // SAFETY: The slab is empty, of the class and this bin's.
-                    unsafe { slabs.bin.adopt(pages.records(), shape, base, slab) };
+                    if found.missing() < slab_slots {
+                        // SAFETY: The slab is empty, of the class and this bin's.
+                        unsafe { slabs.bin.adopt(records, shape, base, slab) };
+                        continue;
+                    }
+                    // SAFETY: As above.
+                    let start = unsafe { slabs.bin.adopt_whole(records, shape, base, slab) };
+                    for slot in 0..slab_slots {
+                        found.add(start + slot * shape.size as usize);
+                    }
                 }
             }
         }
+        let count = found.count;
         slabs.traffic.fills += 1;
         slabs.traffic.filled_slots += count as u64;
         Filled {
@@ -200,21 +247,33 @@ impl ProcessArena {
         }
     }
 
-    /// Makes a slab of the class.
-    fn new_slab(&self, pages: &SharedPages, class: usize) -> Option<SlabId> {
-        let made = pages.with_stock(|pages| pages.make_slab(class))?;
+    /// Makes so many slabs of the class, one at least, for the bin, which has no empty one,
+    /// to keep: no more than it may, and fewer where memory is exhausted.
+    fn make_slabs(&self, pages: &SharedPages, class: usize, count: usize, slabs: &mut Slabs) {
         let shape = GENERAL.class(class);
-        let (Made::New(slab) | Made::Again(slab)) = made;
-        // SAFETY: The slab is the caller's and of the class.
-        if made == Made::New(slab) || unsafe { pages.owner(slab, shape) } != self.number {
-            // SAFETY: As above, so nobody else knows of it.
-            unsafe { pages.write_remote_words(slab, shape, self.number) };
+        let mut made = [None; EMPTY_SLABS_MAX];
+        pages.with_stock(|pages| {
+            for place in made.iter_mut().take(count.max(1)) {
+                *place = pages.make_slab(class);
+                if place.is_none() {
+                    break;
+                }
+            }
+        });
+        // The first to be used is the last that is kept.
+        for made in made.into_iter().rev().flatten() {
+            let (Made::New(slab) | Made::Again(slab)) = made;
+            // SAFETY: The slab is the caller's and of the class.
+            if made == Made::New(slab) || unsafe { pages.owner(slab, shape) } != self.number {
+                // SAFETY: As above, so nobody else knows of it.
+                unsafe { pages.write_remote_words(slab, shape, self.number) };
+            }
+            slabs.keep_empty(pages, slab);
         }
         // A write takes the line from other threads, which free to the inboxes on it.
         if self.used.load(Relaxed) & (1 << class) == 0 {
             self.used.fetch_or(1 << class, Relaxed);
         }
-        Some(slab)
     }
 
     /// Adds what each class that has had a slab holds to `figures`, and returns the

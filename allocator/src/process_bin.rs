@@ -14,7 +14,7 @@ use crate::stats::Traffic;
 use crate::units::{PageRun, SlabId};
 
 /// Wholly free slabs that a bin keeps for reuse.
-const EMPTY_SLABS_MAX: usize = 4;
+pub(crate) const EMPTY_SLABS_MAX: usize = 4;
 
 /// Sparse slabs from which on a class counts as sparse: with fewer there is little
 /// to win.
@@ -110,7 +110,13 @@ impl Slabs {
         Some(self.empty[usize::from(self.empty_count)])
     }
 
+    /// Keeps a wholly free slab for reuse, unless pages of it were punched: it would be
+    /// used as if all of it were resident.
     pub(crate) fn keep_empty(&mut self, pages: &SharedPages, slab: SlabId) {
+        // SAFETY: The slab is alive and of the bin whose lock guards `self`.
+        if unsafe { pages.records().slab(slab) }.record().punched != 0 {
+            return give_up(pages, &[slab]);
+        }
         if usize::from(self.empty_count) == EMPTY_SLABS_MAX {
             self.give_up_empty(pages);
         }
@@ -121,16 +127,7 @@ impl Slabs {
     pub(crate) fn give_up_empty(&mut self, pages: &SharedPages) {
         let count = usize::from(core::mem::take(&mut self.empty_count));
         if count > 0 {
-            for slab in &self.empty[..count] {
-                // SAFETY: No slot of the slab is in use.
-                unsafe { verify_released(pages, *slab) };
-            }
-            pages.with_stock(|pages| {
-                for slab in &self.empty[..count] {
-                    // SAFETY: No slot of the slab is in use, and it is no bin's.
-                    unsafe { pages.stock.put(&mut pages.source, *slab) };
-                }
-            });
+            give_up(pages, &self.empty[..count]);
         }
     }
 
@@ -175,6 +172,20 @@ impl Slabs {
         let sparse: u32 = lists.map(|list| self.bin.length(list)).sum();
         sparse >= SPARSE_SLABS_MIN && sparse * SPARSE_SHARE >= self.bin.slabs
     }
+}
+
+/// Gives wholly free slabs up, which are no bin's any more.
+fn give_up(pages: &SharedPages, slabs: &[SlabId]) {
+    for slab in slabs {
+        // SAFETY: No slot of the slab is in use.
+        unsafe { verify_released(pages, *slab) };
+    }
+    pages.with_stock(|pages| {
+        for slab in slabs {
+            // SAFETY: No slot of the slab is in use, and it is no bin's.
+            unsafe { pages.stock.put(&mut pages.source, *slab) };
+        }
+    });
 }
 
 /// Has the hardened mode look at what is in a slab that is given up.

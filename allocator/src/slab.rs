@@ -156,6 +156,17 @@ impl Slab {
         self.record_mut().free -= bits.count_ones() as u16;
     }
 
+    /// Marks all slots as taken, which are free.
+    #[inline]
+    pub(crate) fn take_all(&mut self, class: &SizeClass) {
+        debug_assert_eq!(self.record().free, class.slots);
+        for word in 0..u32::from(class.words) {
+            // SAFETY: as `word_at`.
+            unsafe { *self.word_at(word) = 0 };
+        }
+        self.record_mut().free = 0;
+    }
+
     /// The slots of one word that lie wholly on pages which are not punched.
     fn resident_slots(self, word: u32, class: &SizeClass) -> u64 {
         let punched = u32::from(self.record().punched);
