@@ -686,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn new_slabs_join_what_was_found_only_as_wholes_and_up_to_a_bound() {
+    fn slabs_join_what_was_found_as_wholes_from_stock_and_up_to_a_bound() {
         let pages = SharedPages::new(&PageHeapOptions {
             region_bytes: 64 << 20,
             region_bytes_min: 64 << 20,
@@ -704,14 +704,23 @@ mod tests {
             found.sort_unstable();
             found.dedup();
             assert_eq!(found.len(), count, "a slot came twice");
-            count
+            found
         };
-        // A slot in each slab of 4 KiB: 32 KiB in all.
-        assert_eq!([1, 3, 8, 64].map(|wanted| fill(4096, wanted)), [1, 3, 8, 8]);
-        // Four in each: six come of one slab and what is left of another.
-        assert_eq!([6, 2, 6].map(|wanted| fill(1024, wanted)), [4, 2, 6]);
+        let count = |size: usize, wanted: usize| fill(size, wanted).len();
+        // A slot in each slab of 4 KiB. No more fresh memory is taken than must be.
+        let slots: Vec<_> = (0..12).flat_map(|_| fill(4096, 64)).collect();
+        assert_eq!(slots.len(), 12);
+        // SAFETY: The slots are of the class, and the test's.
+        unsafe { arenas.release(&pages, 0, GENERAL.class_of(4096), &slots) };
+        // 32 KiB in all, at most.
+        assert_eq!(
+            [64, 3, 64, 64].map(|wanted| count(4096, wanted)),
+            [8, 3, 1, 1]
+        );
+        // Four in each: no part of a slab joins what was found.
+        assert_eq!([6, 2, 6].map(|wanted| count(1024, wanted)), [4, 2, 2]);
         // 85 in one.
-        assert_eq!([64, 64].map(|wanted| fill(48, wanted)), [64, 21]);
+        assert_eq!([64, 64].map(|wanted| count(48, wanted)), [64, 21]);
     }
 
     #[test]

@@ -45,8 +45,8 @@ pub(crate) struct ProcessBin {
     pub(crate) slabs: Lock<Slabs>,
 }
 
-/// Bytes of slots up to which a fill brings whole new slabs besides what it has found. A
-/// trip for each slab would cost as much as ten objects, where slabs have a slot or two.
+/// Bytes of slots up to which a fill brings whole slabs in stock besides what it has found.
+/// A trip for each slab would cost as much as ten objects, where slabs have a slot or two.
 const NEW_BYTES_MAX: usize = 32 << 10;
 
 /// What a fill has come to.
@@ -176,9 +176,9 @@ impl ProcessArena {
 
     /// Fills `room` with slots of the class, from the fullest slabs first and in
     /// ascending order within one, or in random order where that is the mode. Fewer than
-    /// asked for come where that saves a new slab, unless all of its slots are wanted and
-    /// they are no more than [`NEW_BYTES_MAX`] with what was found; none where memory is
-    /// exhausted.
+    /// asked for come where that saves a new slab, unless one is in stock, all of its slots
+    /// are wanted and they are no more than [`NEW_BYTES_MAX`] with what was found; none where
+    /// memory is exhausted.
     pub(crate) fn fill(&self, pages: &SharedPages, class: usize, room: &mut [*mut u8]) -> Filled {
         let shape = GENERAL.class(class);
         let base = pages.base_address();
@@ -220,7 +220,8 @@ impl ProcessArena {
                 Refill::Exhausted => {
                     if slabs.empty_count == 0 {
                         let slots = with_new.saturating_sub(found.count);
-                        self.make_slabs(pages, class, slots / slab_slots, &mut slabs);
+                        let count = (slots / slab_slots).max(1);
+                        self.make_slabs(pages, class, count, found.count == 0, &mut slabs);
                     }
                     let Some(slab) = slabs.reuse_empty() else {
                         break;
@@ -247,17 +248,27 @@ impl ProcessArena {
         }
     }
 
-    /// Makes so many slabs of the class, one at least, for the bin, which has no empty one,
-    /// to keep: no more than it may, and fewer where memory is exhausted.
-    fn make_slabs(&self, pages: &SharedPages, class: usize, count: usize, slabs: &mut Slabs) {
+    /// Makes up to `count` slabs of the class for the bin, which has no empty one, to keep:
+    /// no more than it may, and of what is in stock, so that no fresh memory is taken before
+    /// it is needed. Only the first may be fresh, if that is said. None where memory is
+    /// exhausted.
+    fn make_slabs(
+        &self,
+        pages: &SharedPages,
+        class: usize,
+        count: usize,
+        may_be_fresh: bool,
+        slabs: &mut Slabs,
+    ) {
         let shape = GENERAL.class(class);
         let mut made = [None; EMPTY_SLABS_MAX];
         pages.with_stock(|pages| {
-            for place in made.iter_mut().take(count.max(1)) {
-                *place = pages.make_slab(class);
-                if place.is_none() {
+            for (at, place) in made.iter_mut().take(count).enumerate() {
+                let is_needed = at == 0 && may_be_fresh;
+                if !is_needed && !pages.stock.has_for(class) {
                     break;
                 }
+                *place = pages.make_slab(class);
             }
         });
         // The first to be used is the last that is kept.
