@@ -634,16 +634,21 @@ mod tests {
         })
     }
 
-    #[test]
-    fn an_idle_class_gives_up_whole_slabs_and_dead_pages_only_where_asked() {
+    /// Ten slabs of a class, of five slots on three pages, of which few are in use.
+    fn with_sparse_slabs() -> (Subject, usize) {
         let mut subject = Subject::new();
-        // Five slots on three pages, of which one stays in use.
         let class = GENERAL.class_of(2304);
         (0..10).for_each(|_| subject.fill(0, class, 5, Faults::default()));
         for stride in [5, 4, 3, 2] {
             let slots = subject.choose(class, usize::MAX, stride);
             subject.release(0, class, &slots, None);
         }
+        (subject, class)
+    }
+
+    #[test]
+    fn an_idle_class_gives_up_whole_slabs_and_dead_pages_only_where_asked() {
+        let (mut subject, class) = with_sparse_slabs();
         let counts = |subject: &Subject| subject.pages.with(|pages| *pages.source.pages.counts());
         let arena = |subject: &Subject| {
             subject.arenas.arena(0).settle_whole_slabs(&subject.pages);
@@ -665,13 +670,7 @@ mod tests {
 
     #[test]
     fn slots_of_a_slab_that_was_punched_count_as_resident_when_they_come_again() {
-        let mut subject = Subject::new();
-        let class = GENERAL.class_of(2304);
-        (0..10).for_each(|_| subject.fill(0, class, 5, Faults::default()));
-        for stride in [5, 4, 3, 2] {
-            let slots = subject.choose(class, usize::MAX, stride);
-            subject.release(0, class, &slots, None);
-        }
+        let (mut subject, class) = with_sparse_slabs();
         (0..3).for_each(|_| subject.settle());
         let punched = |subject: &Subject| {
             let count = |pages: &mut Pages| pages.source.pages.counts().punched;
